@@ -1,0 +1,41 @@
+# Needs Python 3.11 or 3.12 with pip; another one: make run PYTHON=/path/to/python
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint viz clean-data
+
+help: ## Name the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## Make .venv and install the pinned requirements; once
+	@echo "Ready in .venv. Next: make run"
+
+run: $(READY) ## Run every pipeline on the embedded default and print the result
+	@$(BIN)/kedro run
+
+test: $(READY) ## Run every test
+	@$(BIN)/pytest
+
+lint: $(READY) ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+viz: $(READY) ## Open the pipelines, tables and figures in the browser
+	@$(BIN)/kedro viz run
+
+clean-data: ## Delete what runs have made, but not what was downloaded (data/01_raw)
+	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	  2>/dev/null || { echo "MiniRec needs Python 3.11 or 3.12, and '$(PYTHON)' is neither:" \
+	  "make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing the pinned requirements into .venv: once, some minutes, 2 GB or more"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  --no-deps --no-build-isolation --editable .
+	@touch $(READY)

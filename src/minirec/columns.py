@@ -1,0 +1,44 @@
+"""Names of the columns and values that several tables share.
+
+`minirec.schemas` says which table holds which of them, and in what type.
+"""
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+RATING = "rating"
+TIMESTAMP = "timestamp"
+POSITION = "position"
+TITLE = "title"
+DESCRIPTION = "description"
+TEXT = "text"
+POPULARITY = "popularity"
+
+SAMPLE_ID = "sample_id"
+SPLIT = "split"
+TARGET_ITEM_ID = "target_item_id"
+HISTORY_ITEM_ID = "history_item_id"
+SEEN_ITEM_ID = "seen_item_id"
+PROMPT = "prompt"
+N_TOKENS = "n_tokens"
+
+ROLLOUT = "rollout"
+COMPLETION = "completion"
+TOKEN_ID = "token_id"  # noqa: S105 (a column, not a secret)
+RANK = "rank"
+REWARD = "reward"
+MEAN_REWARD = "mean_reward"
+STD_REWARD = "std_reward"
+LEARNABILITY = "learnability"
+REPRESENTATIVENESS = "representativeness"
+VALUE = "value"
+REASON = "reason"
+STAGE = "stage"
+
+METHOD = "method"
+METRIC = "metric"
+
+# values of `split`
+TRAIN, VALID, TEST = "train", "valid", "test"
+
+# values of `reason` in `candidates`
+KEPT, TOO_EASY, TOO_HARD, NO_SPREAD = "kept", "too_easy", "too_hard", "no_spread"

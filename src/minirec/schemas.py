@@ -1,0 +1,152 @@
+"""The columns of every table, as pandera models that the catalog checks on save.
+
+Ids are strings: an id is a name, whatever the source wrote it as. Rewards, ranks and
+scores say their direction here once.
+"""
+
+import pandera.pandas as pa
+from pandera.typing.pandas import Series
+
+
+class Items(pa.DataFrameModel):
+    """The catalogue, in ascending order of id: row i is item i of every ranking."""
+
+    item_id: Series[str] = pa.Field(unique=True)
+    title: Series[str] = pa.Field(str_length={"min_value": 1})
+    text: Series[str] = pa.Field(description="what the encoder reads")
+    popularity: Series[int] = pa.Field(ge=0, description="train interactions")
+
+
+class Prompts(pa.DataFrameModel):
+    """One next-item task each: what the policy reads and what the user chose."""
+
+    sample_id: Series[int] = pa.Field(unique=True, ge=0)
+    split: Series[str] = pa.Field(isin=["train", "valid", "test"])
+    user_id: Series[str]
+    prompt: Series[str] = pa.Field(description="rendered by the chat template")
+    n_tokens: Series[int] = pa.Field(gt=0)
+    target_item_id: Series[str]
+    history_item_id: Series[object] = pa.Field(description="oldest first")
+    seen_item_id: Series[object] = pa.Field(description="all before the target")
+
+
+class Rollouts(pa.DataFrameModel):
+    """What the proxy wrote on each prompt; `rollout` counts from 0."""
+
+    sample_id: Series[int]
+    rollout: Series[int] = pa.Field(ge=0)
+    completion: Series[str]
+    token_id: Series[object] = pa.Field(description="with the end token, if written")
+
+    class Config:
+        """One row a rollout."""
+
+        unique = ("sample_id", "rollout")
+
+
+class Rewards(pa.DataFrameModel):
+    """What each rollout earned; higher is better."""
+
+    sample_id: Series[int]
+    rollout: Series[int] = pa.Field(ge=0)
+    rank: Series[int] = pa.Field(ge=0, description="of the target; 0 is best")
+    reward: Series[float]
+
+    class Config:
+        """One row a rollout."""
+
+        unique = ("sample_id", "rollout")
+
+
+class Learnability(pa.DataFrameModel):
+    """How near a sample's mean reward lies to mu; higher teaches more."""
+
+    sample_id: Series[int] = pa.Field(unique=True)
+    mean_reward: Series[float]
+    std_reward: Series[float] = pa.Field(ge=0, description="population std")
+    learnability: Series[float] = pa.Field(ge=0, le=1)
+
+
+class Representativeness(pa.DataFrameModel):
+    """How a sample's gradient aligns with the global update; higher aligns more."""
+
+    sample_id: Series[int] = pa.Field(unique=True)
+    representativeness: Series[float] = pa.Field(ge=0, le=1)
+
+
+class Scores(pa.DataFrameModel):
+    """Everything known of each sample of the pool, and its value."""
+
+    sample_id: Series[int] = pa.Field(unique=True)
+    mean_reward: Series[float]
+    std_reward: Series[float] = pa.Field(ge=0)
+    learnability: Series[float] = pa.Field(ge=0, le=1)
+    representativeness: Series[float] = pa.Field(ge=0, le=1)
+    value: Series[float] = pa.Field(
+        ge=0, description="alpha x learnability + representativeness"
+    )
+
+
+class Candidates(Scores):
+    """The scores, each with the reason why it stays or goes."""
+
+    reason: Series[str] = pa.Field(isin=["kept", "too_easy", "too_hard", "no_spread"])
+
+
+class Selection(pa.DataFrameModel):
+    """The chosen samples in order of choice, counted from 0."""
+
+    position: Series[int] = pa.Field(unique=True, ge=0)
+    sample_id: Series[int] = pa.Field(unique=True)
+    value: Series[float] = pa.Field(ge=0)
+
+
+class Curriculum(pa.DataFrameModel):
+    """The chosen samples in the order of training, counted from 0."""
+
+    position: Series[int] = pa.Field(unique=True, ge=0)
+    sample_id: Series[int] = pa.Field(unique=True)
+    stage: Series[int] = pa.Field(ge=0)
+    mean_reward: Series[float]
+
+
+class TrainingLog(pa.DataFrameModel):
+    """What training reported at each step, by TRL's own names."""
+
+    step: Series[int] = pa.Field(unique=True, ge=1)
+
+
+class Consumed(pa.DataFrameModel):
+    """The prompts in the order in which training consumed them."""
+
+    position: Series[int] = pa.Field(unique=True, ge=0)
+    step: Series[int] = pa.Field(ge=0, description="the generation it belonged to")
+    sample_id: Series[int]
+    padding: Series[bool] = pa.Field(description="repeated to fill the last step")
+
+
+class Rankings(pa.DataFrameModel):
+    """Where each method placed the item that the user chose; rank 0 is best."""
+
+    method: Series[str]
+    sample_id: Series[int]
+    rank: Series[int] = pa.Field(ge=0)
+    top_item_id: Series[object] = pa.Field(description="the first ten, best first")
+    completion: Series[str] = pa.Field(nullable=True, description="if it wrote one")
+
+    class Config:
+        """One row a method and sample."""
+
+        unique = ("method", "sample_id")
+
+
+class Metrics(pa.DataFrameModel):
+    """Mean over the test samples with its bootstrap interval; higher is better."""
+
+    method: Series[str]
+    metric: Series[str]
+    mean: Series[float] = pa.Field(ge=0, le=1)
+    low: Series[float] = pa.Field(ge=0, le=1)
+    high: Series[float] = pa.Field(ge=0, le=1)
+    users: Series[int] = pa.Field(gt=0)
+    samples: Series[int] = pa.Field(gt=0)
