@@ -1,0 +1,1 @@
+"""Catalog types: tables, matrices, adapters, and what comes out of a wheel."""

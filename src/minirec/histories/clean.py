@@ -1,0 +1,201 @@
+"""What the source gave, checked and in one form."""
+
+import ibis
+import ibis.expr.types as ir
+from ibis import _
+
+from minirec.columns import DESCRIPTION, ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
+from minirec.errors import InputError
+
+INTERACTIONS = "raw_interactions"
+ITEMS = "raw_items"
+
+
+def clean_interactions(raw: ir.Table) -> ir.Table:
+    """Check the raw interactions and bring them into one form.
+
+    A user's repeated interactions with an item become one, the earliest.
+
+    Parameters
+    ----------
+    raw : ibis.Table
+        At least ``user_id``, ``item_id`` (text or whole numbers) and ``timestamp``
+        (numbers, taken as they are, or dates and times); ``rating`` (numbers) if the
+        source has one.
+
+    Returns
+    -------
+    ibis.Table
+        ``user_id`` string, ``item_id`` string, ``rating`` float64 (null where there is
+        none) and ``timestamp`` int64 (for dates and times: seconds since 1970).
+
+    Raises
+    ------
+    InputError
+        If a column is missing or mistyped, the table is empty, or an id or a
+        timestamp is null.
+    """
+    _require_columns(raw, INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP])
+    counts = _counts(
+        raw.aggregate(
+            rows=_.count(),
+            user_id=_is_void(raw[USER_ID]).sum(),
+            item_id=_is_void(raw[ITEM_ID]).sum(),
+            timestamp=_is_void(raw[TIMESTAMP]).sum(),
+        )
+    )
+    _require_rows(counts["rows"], INTERACTIONS)
+    for column in (USER_ID, ITEM_ID):
+        _require_ids(counts[column], INTERACTIONS, column)
+    if counts[TIMESTAMP]:
+        raise InputError(
+            f"{INTERACTIONS} has {counts[TIMESTAMP]} of {counts['rows']} ratings "
+            f"without timestamps: histories need the order of events, so drop those "
+            f"rows or name a column that holds times under `columns` of its catalog "
+            f"entry."
+        )
+    interactions = raw.select(
+        **{
+            USER_ID: _as_id(raw, INTERACTIONS, USER_ID),
+            ITEM_ID: _as_id(raw, INTERACTIONS, ITEM_ID),
+            RATING: _as_rating(raw),
+            TIMESTAMP: _as_seconds(raw),
+        }
+    )
+    repeat = ibis.row_number().over(
+        ibis.window(group_by=[USER_ID, ITEM_ID], order_by=[TIMESTAMP, RATING])
+    )
+    return interactions.mutate(repeat=repeat).filter(_.repeat == 0).drop("repeat")
+
+
+def clean_items(raw: ir.Table) -> ir.Table:
+    """Check the raw items and bring them into one form, one row an item.
+
+    Parameters
+    ----------
+    raw : ibis.Table
+        At least ``item_id`` (text or whole numbers) and ``title``; ``description`` if
+        the source has one.
+
+    Returns
+    -------
+    ibis.Table
+        ``item_id``, ``title`` and ``description``, all strings; title and description
+        are null where they hold nothing.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or mistyped, the table is empty, an id is null, or one
+        id has several titles.
+    """
+    _require_columns(raw, ITEMS, [ITEM_ID, TITLE])
+    counts = _counts(
+        raw.aggregate(rows=_.count(), item_id=_is_void(raw[ITEM_ID]).sum())
+    )
+    _require_rows(counts["rows"], ITEMS)
+    _require_ids(counts[ITEM_ID], ITEMS, ITEM_ID)
+    described = DESCRIPTION in raw.columns
+    items = (
+        raw.select(
+            **{
+                ITEM_ID: _as_id(raw, ITEMS, ITEM_ID),
+                TITLE: _as_text(raw[TITLE]),
+                DESCRIPTION: _as_text(raw[DESCRIPTION] if described else ibis.null()),
+            }
+        )
+        .group_by(ITEM_ID)
+        .aggregate(
+            n_titles=_[TITLE].nunique(),
+            **{TITLE: _[TITLE].min(), DESCRIPTION: _[DESCRIPTION].min()},
+        )
+    )
+    ambiguous = items.filter(_.n_titles > 1)[ITEM_ID].execute().tolist()
+    if ambiguous:
+        raise InputError(
+            f"{ITEMS} gives {len(ambiguous)} item ids several titles, such as "
+            f"{_some(ambiguous)}: keep one row for each item."
+        )
+    return items.drop("n_titles")
+
+
+def _counts(aggregated: ir.Table) -> dict[str, int]:
+    # A sum over no rows is null.
+    row = aggregated.fill_null(0).execute().iloc[0]
+    return {str(name): int(value) for name, value in row.items()}
+
+
+def _require_columns(table: ir.Table, name: str, columns: list[str]) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{name} has no column {', '.join(missing)} (it has "
+            f"{', '.join(table.columns)}): name the source's own under `columns` of "
+            f"its catalog entry."
+        )
+
+
+def _require_rows(rows: int, name: str) -> None:
+    if rows == 0:
+        raise InputError(
+            f"{name} is empty: point its catalog entry to a file that has rows."
+        )
+
+
+def _require_ids(void: int, name: str, column: str) -> None:
+    if void:
+        raise InputError(
+            f"{name}.{column} is null in {void} rows: give each row an id or drop it."
+        )
+
+
+def _is_void(column: ir.Column) -> ir.BooleanColumn:
+    """Say which values are null, or as good as null."""
+    if column.type().is_floating():
+        return column.isnull() | column.isnan() | column.isinf()
+    if column.type().is_string():
+        return column.isnull() | (column.strip() == "")
+    return column.isnull()
+
+
+def _mistyped(name: str, column: ir.Column, expected: str) -> InputError:
+    return InputError(
+        f"{name}.{column.get_name()} is {column.type()}, and should be {expected}: "
+        f"convert it, or name another column under `columns` of its catalog entry."
+    )
+
+
+def _as_id(table: ir.Table, name: str, column: str) -> ir.StringColumn:
+    dtype = table[column].type()
+    if dtype.is_string() or dtype.is_integer() or dtype.is_uuid():
+        return table[column].cast("string")
+    raise _mistyped(name, table[column], "text or whole numbers")
+
+
+def _as_rating(raw: ir.Table) -> ir.Value:
+    if RATING not in raw.columns:
+        return ibis.null("float64")
+    if raw[RATING].type().is_numeric():
+        return raw[RATING].cast("float64")
+    raise _mistyped(INTERACTIONS, raw[RATING], "numbers")
+
+
+def _as_seconds(raw: ir.Table) -> ir.Value:
+    time = raw[TIMESTAMP]
+    dtype = time.type()
+    if dtype.is_date() or dtype.is_timestamp():
+        # Engines round the fraction of a second differently.
+        return time.cast("timestamp").truncate("s").epoch_seconds().cast("int64")
+    if dtype.is_integer():
+        return time.cast("int64")
+    if dtype.is_numeric():
+        return time.floor().cast("int64")
+    raise _mistyped(INTERACTIONS, time, "numbers, dates or times")
+
+
+def _as_text(column: ir.Value) -> ir.Value:
+    return column.cast("string").strip().nullif("")
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(sorted(ids)[:5])

@@ -1,0 +1,122 @@
+import ibis
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minirec.errors import InputError
+from minirec.histories.splits import order_and_split
+
+EVENTS = st.dictionaries(
+    st.tuples(st.sampled_from("abc"), st.sampled_from("tuvwxyz")),
+    st.integers(0, 5),
+    min_size=1,
+)
+
+
+def table(events):
+    """Make interactions of {(user, item): timestamp}."""
+    rows = [(user, item, time) for (user, item), time in events.items()]
+    return ibis.memtable(
+        pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    )
+
+
+def split(events, method, valid=0.1, test=0.1):
+    found = order_and_split(table(events), method, valid, test).execute()
+    return found.sort_values(["user_id", "position"], ignore_index=True)
+
+
+def test_the_last_of_each_user_is_left_out():
+    events = {
+        **{("a", "w"): 4, ("a", "x"): 1, ("a", "y"): 2, ("a", "z"): 3},
+        **{("b", "x"): 8, ("b", "y"): 7},
+        **{("c", "x"): 5},
+    }
+    found = split(events, "leave_last_out")
+    assert found[["user_id", "item_id", "position", "split"]].to_numpy().tolist() == [
+        ["a", "x", 0, "train"],
+        ["a", "y", 1, "train"],
+        ["a", "z", 2, "valid"],
+        ["a", "w", 3, "test"],
+        ["b", "y", 0, "valid"],
+        ["b", "x", 1, "test"],
+        ["c", "x", 0, "test"],
+    ]
+
+
+def test_equal_times_are_ordered_by_item():
+    found = split({("a", "z"): 1, ("a", "x"): 1, ("a", "y"): 1}, "leave_last_out")
+    assert found["item_id"].tolist() == ["x", "y", "z"]
+
+
+def test_time_cuts_ties_by_user_and_item():
+    # In order: (1 a x), (2 a y), (2 a z), (2 b x), (2 b y): cuts after 2 and 3 rows.
+    events = {
+        **{("b", "y"): 2, ("b", "x"): 2},
+        **{("a", "z"): 2, ("a", "y"): 2, ("a", "x"): 1},
+    }
+    found = split(events, "time", valid=0.2, test=0.4)
+    assert found[["user_id", "item_id", "split"]].to_numpy().tolist() == [
+        ["a", "x", "train"],
+        ["a", "y", "train"],
+        ["a", "z", "valid"],
+        ["b", "x", "test"],
+        ["b", "y", "test"],
+    ]
+
+
+def test_users_of_two_interactions_leave_nothing_to_train_on():
+    with pytest.raises(InputError, match=r"preprocess.split.method .* largest has 2"):
+        split({("a", "x"): 1, ("a", "y"): 2}, "leave_last_out")
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "message"),
+    [
+        (0.0, 0.1, r"preprocess.split.valid = 0.0 must lie between 0 and 1"),
+        (0.1, 1.5, r"preprocess.split.test = 1.5 must lie between 0 and 1"),
+        (0.5, 0.5, r"preprocess.split.valid \+ preprocess.split.test = 1.0"),
+        (0.1, 0.4, r"leaves no valid interaction of 3"),
+        (0.4, 0.1, r"leaves no test interaction of 3"),
+        (0.49, 0.5, r"leaves no train interaction of 3"),
+    ],
+)
+def test_shares_out_of_range_or_too_small_are_named(valid, test, message):
+    events = {("a", "x"): 1, ("a", "y"): 2, ("b", "x"): 3}
+    with pytest.raises(InputError, match=message):
+        split(events, "time", valid, test)
+
+
+@settings(max_examples=20, deadline=None)
+@given(EVENTS)
+def test_leave_last_out_follows_each_user(events):
+    lengths = pd.Series([user for user, _ in events]).value_counts()
+    if lengths.max() < 3:
+        with pytest.raises(InputError):
+            split(events, "leave_last_out")
+        return
+    found = split(events, "leave_last_out")
+    assert len(found) == len(events)
+    for _, history in found.groupby("user_id"):
+        n = len(history)
+        assert history["position"].tolist() == list(range(n))
+        order = list(zip(history["timestamp"], history["item_id"], strict=True))
+        assert order == sorted(order)
+        expected = ["train"] * n + ["valid", "test"]
+        assert history["split"].tolist() == expected[-n:]
+
+
+@settings(max_examples=20, deadline=None)
+@given(EVENTS, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_time_splits_are_exact_and_in_order(events, valid, test):
+    n = len(events)
+    n_valid, n_test = round(valid * n), round(test * n)
+    if valid + test >= 1 or 0 in (n_valid, n_test, n - n_valid - n_test):
+        with pytest.raises(InputError):
+            split(events, "time", valid, test)
+        return
+    found = split(events, "time", valid, test)
+    in_order = found.sort_values(["timestamp", "user_id", "item_id"])
+    expected = ["train"] * (n - n_valid - n_test) + ["valid"] * n_valid
+    assert in_order["split"].tolist() == expected + ["test"] * n_test
