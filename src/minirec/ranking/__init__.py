@@ -1,0 +1,1 @@
+"""From what was written to scores over all items, ranks, rewards and metrics."""

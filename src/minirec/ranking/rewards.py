@@ -1,0 +1,67 @@
+"""Rewards: what a completion earns for where it placed the true next item.
+
+A reward is a plain function ``f(ranks, scores, targets) -> float array``, named by
+dotted path in ``ranking.reward``: the targets' ranks (N,) counted from 0, the scores
+(N, M) of all items with masked ones at -inf, and the targets' columns (N,). Higher is
+better.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minirec.errors import InputError
+from minirec.ranking.metrics import ndcg
+
+NDCG_WEIGHT = 0.95
+NDCG_CUTOFF = 1000
+PROBABILITY_WEIGHT = 0.05
+TEMPERATURE = 0.02
+
+
+def ndcg_and_probability(
+    ranks: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    targets: NDArray[np.integer],
+) -> NDArray[np.float64]:
+    """Reward the rank of the target and, a little, its softmax probability.
+
+    ``0.95 NDCG@1000 + 0.05 softmax(scores / 0.02)[target]``. The second term tells
+    apart completions of equal rank, so that groups of them still have an advantage.
+    Source: R2ec, the recommender that MiniRec (arXiv 2602.04278) trains, with its
+    weights and temperature.
+
+    Parameters
+    ----------
+    ranks
+        (N,) rank of each target, 0 is best.
+    scores
+        (N, M) score of every item; masked items at -inf. M may be below 1000.
+    targets
+        (N,) column of each target.
+
+    Returns
+    -------
+    ndarray
+        (N,) in [0, 1]; higher is better.
+
+    Raises
+    ------
+    InputError
+        If a score is NaN, or a row has no finite score.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.5, 0.5, -np.inf]])
+    >>> ndcg_and_probability(np.array([1]), scores, np.array([0])).round(4).tolist()
+    [0.6244]
+    """
+    highest = scores.max(axis=1, keepdims=True)
+    if not np.isfinite(highest).all():
+        row = int(np.argmin(np.isfinite(highest[:, 0])))
+        raise InputError(
+            f"the scores of row {row} have no highest ({highest[row, 0]}): give every "
+            "item a number, and mask fewer than all"
+        )
+    odds = np.exp((scores.astype(np.float64) - highest) / TEMPERATURE)
+    probability = odds[np.arange(len(odds)), targets] / odds.sum(axis=1)
+    return NDCG_WEIGHT * ndcg(ranks, NDCG_CUTOFF) + PROBABILITY_WEIGHT * probability

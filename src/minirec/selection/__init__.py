@@ -1,0 +1,1 @@
+"""Which samples to train on, and in what order; arrays only."""

@@ -1,0 +1,44 @@
+import math
+
+import numpy as np
+import pytest
+
+from minirec.errors import InputError
+from minirec.ranking.rewards import ndcg_and_probability
+
+
+def test_rewards_worked_out_by_hand():
+    # at temperature 0.02, scores 0.02 log(n) have odds n
+    scores = 0.02 * np.log([[3.0, 1, 4], [1, 2, 1]])
+    reward = ndcg_and_probability(np.array([0, 2]), scores, np.array([2, 0]))
+    # probabilities 4/8 and 1/4; NDCG 1 and 1 / log2(4)
+    expected = [0.95 + 0.05 * 4 / 8, 0.95 * 0.5 + 0.05 / 4]
+    assert reward == pytest.approx(expected, rel=1e-14)
+
+
+def test_masked_items_have_no_probability():
+    scores = np.array([[0.0, -np.inf, 0.0]], dtype=np.float32)
+    reward = ndcg_and_probability(np.array([1]), scores, np.array([0]))
+    assert reward == pytest.approx([0.95 / math.log2(3) + 0.05 / 2], rel=1e-14)
+
+
+def test_beyond_the_first_thousand_only_the_probability_is_left():
+    scores = np.zeros((2, 2000))
+    reward = ndcg_and_probability(np.array([999, 1000]), scores, np.array([0, 0]))
+    chance = 0.05 / 2000
+    expected = [0.95 / math.log2(1001) + chance, chance]
+    assert reward == pytest.approx(expected, rel=1e-12)
+
+
+def test_high_scores_do_not_overflow():
+    scores = np.array([[1e4, 0.0]])
+    assert ndcg_and_probability(np.array([0]), scores, np.array([0])).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "row", [[0.1, np.nan], [-np.inf, -np.inf], [0.1, np.inf]], ids=str
+)
+def test_scores_without_a_highest_are_named(row):
+    scores = np.array([[0.1, 0.2], row])
+    with pytest.raises(InputError, match="the scores of row 1 have no highest"):
+        ndcg_and_probability(np.array([0, 0]), scores, np.array([0, 0]))
