@@ -1,0 +1,1 @@
+"""How work over many samples is carried out."""

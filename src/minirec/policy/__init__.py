@@ -1,0 +1,1 @@
+"""The LLM that recommends: prompts, rollouts, log-probabilities and gradients."""

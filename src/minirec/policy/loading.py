@@ -1,0 +1,145 @@
+"""Load the tokenizer and the causal LM, and put an adapter on it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from minirec.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from minirec.policy.params import LoraParams, PromptParams
+
+Model = dict[str, str]
+Adapter = dict[str, Any]
+
+
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer, which pads prompts on the left.
+
+    Parameters
+    ----------
+    model
+        Keyword arguments of ``from_pretrained``, as the catalog's ``policy_model``
+        gives them.
+
+    Raises
+    ------
+    InputError
+        If the tokenizer has no chat template or no end token.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**model, padding_side="left")
+    name = model["pretrained_model_name_or_path"]
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"policy_model {name} has no chat template: name an instruction-tuned "
+            "model in conf/local/globals.yml or by --params policy_model=..."
+        )
+    if tokenizer.eos_token is None:
+        raise InputError(
+            f"policy_model {name} has no end token (eos_token): add one to its "
+            "tokenizer_config.json, or name another model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    model: Model, dtype: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptParams
+) -> PreTrainedModel:
+    """Return the causal LM in evaluation mode, on a GPU where there is one.
+
+    Its ``generation_config.eos_token_id`` holds every token that ends an answer
+    (`end_tokens`), so that probing, training and evaluation stop at the same ones.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # loading takes a second; long steps have their own
+    # peft asks transformers by an old name; nothing that a user could change
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lm = AutoModelForCausalLM.from_pretrained(**model, dtype=getattr(torch, dtype))
+    lm.generation_config.eos_token_id = end_tokens(tokenizer, prompt.answer_end)
+    lm.generation_config.pad_token_id = tokenizer.pad_token_id
+    lm.eval()
+    return lm.to(device)  # type: ignore[arg-type]  # the stub takes no device name
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, answer_end: str) -> list[int]:
+    """Return, ascending, the ids of the tokens after which an answer is over.
+
+    These are the end token and all tokens whose text holds ``answer_end`` or a line
+    break: a subword vocabulary has many, such as ``".`` and ``",``.
+    """
+    size = len(tokenizer)
+    texts = tokenizer.batch_decode([[token] for token in range(size)])
+    ends = {i for i, text in enumerate(texts) if answer_end in text or "\n" in text}
+    return sorted(ends | {tokenizer.eos_token_id})
+
+
+def new_adapter(lm: PreTrainedModel, lora: LoraParams, seed: int) -> PeftModel:
+    """Put a fresh LoRA adapter on the model; the policy still answers as before."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(
+            lm, LoraConfig(task_type="CAUSAL_LM", **lora.model_dump())
+        ).eval()
+    except ValueError as error:
+        raise InputError(f"policy.lora does not fit the model: {error}") from error
+
+
+def attach_adapter(lm: PreTrainedModel, adapter: Adapter) -> PeftModel:
+    """Put a saved adapter on the model.
+
+    Raises
+    ------
+    InputError
+        If the adapter was made for another model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    policy = get_peft_model(lm, LoraConfig(**adapter["config"]))
+    set_adapter(policy, adapter)
+    return policy.eval()
+
+
+def set_adapter(policy: PeftModel, adapter: Adapter) -> None:
+    """Replace the values of the policy's adapter."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    own = {n: t.shape for n, t in get_peft_model_state_dict(policy).items()}
+    given = {n: t.shape for n, t in adapter["tensors"].items()}
+    if own != given:
+        wrong = sorted(set(own.items()) ^ set(given.items()))[0][0]
+        raise InputError(
+            f"the adapter does not fit policy_model (first at {wrong}): it was made "
+            "for another model or another policy.lora; run `kedro run --pipelines score`"
+        )
+    set_peft_model_state_dict(policy, adapter["tensors"])
+
+
+def get_adapter(policy: PeftModel) -> Adapter:
+    """Return a copy of the policy's adapter: peft's configuration and its tensors."""
+    from peft import get_peft_model_state_dict
+
+    config = policy.peft_config["default"].to_dict()
+    config = {
+        name: sorted(value) if isinstance(value, set) else value
+        for name, value in config.items()
+    }
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in get_peft_model_state_dict(policy).items()
+    }
+    return {"config": config, "tensors": tensors}

@@ -1,0 +1,112 @@
+"""Turn samples into the texts that the policy reads, and its texts into answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from minirec.columns import (
+    HISTORY_ITEM_ID,
+    ITEM_ID,
+    N_TOKENS,
+    PROMPT,
+    SAMPLE_ID,
+    SEEN_ITEM_ID,
+    SPLIT,
+    TARGET_ITEM_ID,
+    TITLE,
+    USER_ID,
+)
+from minirec.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from minirec.policy.loading import Model
+    from minirec.policy.params import PolicyParams, PromptParams
+
+
+def render_prompts(
+    pool: pd.DataFrame, items: pd.DataFrame, model: Model, policy: PolicyParams
+) -> pd.DataFrame:
+    """Render each sample by the tokenizer's chat template.
+
+    Parameters
+    ----------
+    pool
+        Samples with their history, target and the items seen before.
+    items
+        The catalogue, whose titles stand for the ids.
+    model
+        Keyword arguments of ``from_pretrained``.
+    policy
+        Its ``prompt`` holds the texts; ``sampling`` the tokens left for an answer.
+
+    Returns
+    -------
+    DataFrame
+        Table ``prompts``, in ascending order of sample id.
+
+    Raises
+    ------
+    InputError
+        If a prompt and its answer are longer than the model's context.
+    """
+    from transformers import AutoConfig
+
+    from minirec.policy.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    title = dict(zip(items[ITEM_ID], items[TITLE], strict=True))
+    texts = [
+        _rendered(tokenizer, [title[item] for item in history], policy.prompt)
+        for history in pool[HISTORY_ITEM_ID]
+    ]
+    lengths = [
+        len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ]
+    prompts = pool.copy()
+    prompts[PROMPT], prompts[N_TOKENS] = texts, lengths
+    context = AutoConfig.from_pretrained(**model).get_text_config()
+    limit = context.max_position_embeddings - policy.sampling.max_new_tokens
+    if max(lengths) > limit:
+        longest = prompts.sort_values(N_TOKENS).iloc[-1]
+        raise InputError(
+            f"prompts: sample {longest[SAMPLE_ID]} has {longest[N_TOKENS]} tokens, and "
+            f"the model's context leaves {limit} beside "
+            f"policy.sampling.max_new_tokens={policy.sampling.max_new_tokens}: lower "
+            "preprocess.window, or name a model with a longer context"
+        )
+    columns = [SAMPLE_ID, SPLIT, USER_ID, PROMPT, N_TOKENS]
+    columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]
+    return prompts[columns].sort_values(SAMPLE_ID, ignore_index=True)
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, titles: list[str], prompt: PromptParams
+) -> str:
+    # replace, not format: titles and instructions may hold braces
+    messages = [
+        {"role": "system", "content": prompt.system},
+        {
+            "role": "user",
+            "content": prompt.user.replace("{history}", "\n".join(titles)),
+        },
+    ]
+    chat = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    return f"{chat}{prompt.answer_start}"
+
+
+def answer(completion: str, answer_end: str) -> str:
+    """Return the title within a completion: what stands before its end.
+
+    Examples
+    --------
+    >>> answer('Toy Story", which', '"')
+    'Toy Story'
+    """
+    text = completion.partition(answer_end)[0]
+    return text.strip().partition("\n")[0].strip()

@@ -1,0 +1,89 @@
+"""What completions earn: grounded, ranked, and rewarded by a plain function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from minirec.columns import ITEM_ID, SAMPLE_ID, SEEN_ITEM_ID, TARGET_ITEM_ID
+from minirec.errors import InputError
+from minirec.ranking.grounding import mask_seen, target_rank
+
+if TYPE_CHECKING:
+    from minirec.policy.text import TextPolicy
+
+
+class Outcome(NamedTuple):
+    """Of N completions: the target's rank (N,), 0 is best, and the reward (N,)."""
+
+    rank: np.ndarray
+    reward: np.ndarray
+
+
+class Tasks:
+    """The tasks of a table ``prompts``, as column numbers of the catalogue.
+
+    Parameters
+    ----------
+    prompts
+        Table ``prompts``.
+    items
+        Table ``items``; row i is item i of every score matrix.
+    """
+
+    def __init__(self, prompts: pd.DataFrame, items: pd.DataFrame) -> None:
+        column = pd.Index(items[ITEM_ID])
+        target = column.get_indexer(pd.Index(prompts[TARGET_ITEM_ID]))
+        seen = [column.get_indexer(list(ids)) for ids in prompts[SEEN_ITEM_ID]]
+        if (target < 0).any() or any((ids < 0).any() for ids in seen):
+            raise InputError(
+                "prompts names items that items does not have: they were made from "
+                "different data; run `kedro run --pipelines preprocess`"
+            )
+        self._row = {s: row for row, s in enumerate(prompts[SAMPLE_ID])}
+        self._target = target
+        self._seen = seen
+
+    def masked(
+        self, sample_ids: Iterable[int], scores: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores (N, M) with seen items at -inf, and the targets (N,)."""
+        rows = [self._row[int(sample_id)] for sample_id in sample_ids]
+        targets = self._target[rows]
+        return mask_seen(scores, [self._seen[row] for row in rows], targets), targets
+
+
+def reward_completions(
+    policy: TextPolicy,
+    tasks: Tasks,
+    reward: Callable[..., np.ndarray],
+    sample_ids: Sequence[int] | np.ndarray,
+    completions: Sequence[str],
+) -> Outcome:
+    """Ground N completions, rank each one's target, and reward the rank.
+
+    Raises
+    ------
+    InputError
+        If the reward function returns another number of values, or one that is not
+        finite; the message names the first sample.
+    """
+    scores, targets = tasks.masked(sample_ids, policy.ground(completions))
+    rank = target_rank(scores, targets)
+    earned = np.asarray(reward(rank, scores, targets), dtype=np.float64)
+    name = f"ranking.reward ({reward.__module__}.{reward.__qualname__})"
+    if earned.shape != rank.shape:
+        raise InputError(
+            f"{name} returned an array of shape {earned.shape} for {len(rank)} "
+            "completions: return one number for each"
+        )
+    if not np.isfinite(earned).all():
+        worst = sample_ids[int(np.flatnonzero(~np.isfinite(earned))[0])]
+        raise InputError(
+            f"{name} returned a value that is not finite for sample {worst}: return "
+            "a finite number for every rank"
+        )
+    return Outcome(rank, earned)

@@ -1,0 +1,1 @@
+"""Train the policy through TRL: a supervised warm start, and GRPO."""

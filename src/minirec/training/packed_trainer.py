@@ -1,0 +1,68 @@
+"""TRL's GRPO trainer on packed rows: each prompt is read once for its whole group.
+
+Imported by the function that trains, since TRL takes seconds to import.
+"""
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from minirec.policy.packed_rows import packed_log_probs
+
+
+class PackedGRPOTrainer(GRPOTrainer):
+    """``GRPOTrainer`` whose log-probabilities come from `packed_log_probs`.
+
+    Loss, sampling, rewards, optimiser and logs are TRL's own.
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        compute_aux_loss: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return log-probabilities and entropies (N, ``logits_to_keep``), 0 at padding.
+
+        ``input_ids`` (N, P + C) holds prompts, padded on the left, and completions,
+        padded on the right.
+        """
+        if compute_aux_loss:  # the router's loss of a mixture of experts is a row's own
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                *args,
+                compute_aux_loss=True,
+                **kwargs,
+            )
+        start = input_ids.shape[1] - logits_to_keep
+        groups: dict[tuple[int, ...], list[int]] = {}
+        completions = []
+        for row, (ids, mask) in enumerate(
+            zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+        ):
+            used = [token for token, kept in zip(ids, mask, strict=True) if kept]
+            prompt = used[: sum(mask[:start])]
+            completions.append(used[len(prompt) :])
+            groups.setdefault(tuple(prompt), []).append(row)
+        packed = packed_log_probs(
+            model,
+            list(groups),
+            [[completions[row] for row in rows] for rows in groups.values()],
+            self._tokenizer.pad_token_id,
+            self.temperature,
+        )
+        order = [row for rows in groups.values() for row in rows]
+        at = torch.tensor([(r, c) for r in order for c in range(len(completions[r]))])
+        shape = (len(input_ids), logits_to_keep)
+        place = tuple(at.T.to(packed.log_prob.device))
+        log_probs = packed.log_prob.new_zeros(shape).index_put(place, packed.log_prob)
+        entropies = packed.log_prob.new_zeros(shape).index_put(place, packed.entropy)
+        return log_probs, entropies, None

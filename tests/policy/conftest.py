@@ -1,0 +1,53 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+@pytest.fixture(scope="session")
+def float64_policy():
+    """A three-block Llama with an adapter that is not zero, in float64."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    lm = LlamaForCausalLM(config).double()
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    policy = get_peft_model(lm, lora, autocast_adapter_dtype=False)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return policy.double().eval()
+
+
+@pytest.fixture
+def groups():
+    """Three prompts of different length, three completions each."""
+    prompts = [[5, 9, 2, 7, 7, 3, 8], [4, 4, 6], [11, 12, 13, 14, 15]]
+    completions = [
+        [[20, 21], [22], [23, 24, 25, 1]],
+        [[30, 31, 1], [32, 33, 34], [1]],
+        [[40, 41, 42, 43, 44], [45, 1], [46, 47]],
+    ]
+    return prompts, completions
+
+
+@pytest.fixture(scope="session")
+def apart():
+    """Log-probabilities of one completion behind its prompt, in a row of its own."""
+
+    def log_probs(policy, prompt, completion, temperature=1.0):
+        logits = policy(torch.tensor([prompt + completion])).logits[0] / temperature
+        log_prob = logits.log_softmax(-1)
+        first = len(prompt) - 1
+        return [log_prob[first + i, token] for i, token in enumerate(completion)]
+
+    return log_probs
