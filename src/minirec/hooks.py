@@ -1,0 +1,177 @@
+"""What happens around every run: each node's cost is kept, a summary is printed."""
+
+import logging
+import resource
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol, DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from rich.console import Console
+
+from minirec.errors import InputError
+from minirec.parameters import check_parameters
+from minirec.pipeline_registry import ORDER
+from minirec.reporting import summary
+
+# what makes `kedro run` take a part of a pipeline
+PARTS = (
+    "tags",
+    "from_nodes",
+    "to_nodes",
+    "node_names",
+    "from_inputs",
+    "to_outputs",
+    "namespaces",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def pipeline_of(node: Node) -> str:
+    """Return the pipeline that the node is tagged with, such as ``score``."""
+    return next((name for name in ORDER if name in node.tags), "")
+
+
+def peak_memory_gb() -> float:
+    """Return the most memory that this process has held so far, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class InputHook:
+    """Say what was wrong with the input in one sentence."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Check all parameters, whichever pipeline runs, before Kedro does."""
+        check_parameters(context.config_loader["parameters"])
+
+    @hook_impl(trylast=True)  # after CostHook, which saves what had finished
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Raise an `InputError` for what a dataset refused, or a node's own."""
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        root = chain[-1]
+        if isinstance(root, InputError):
+            raise root from None
+        if all(isinstance(link, DatasetError) for link in chain):
+            raise InputError(str(error)) from None
+
+
+class CostHook:
+    """Say which node runs; keep what it cost in the table ``costs``, if there is one.
+
+    A node's seconds include loading its inputs and saving its outputs: tables of Ibis
+    are computed while they are saved. The row of a node that runs again replaces its
+    former one, so that the table covers every pipeline, whichever ran last. A run that
+    fails keeps what had finished.
+    """
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Forget the last run of this process."""
+        self._started.clear()
+        self._rows.clear()
+
+    @hook_impl
+    def before_dataset_loaded(self, node: Node) -> None:
+        """Start the clock at the first input."""
+        self._start(node)
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Start the clock of a node without inputs."""
+        self._start(node)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Stop the clock at the last output."""
+        if dataset_name == node.outputs[-1]:
+            self._rows[node.name] = {
+                "pipeline": pipeline_of(node),
+                "node": node.name,
+                "seconds": round(perf_counter() - self._started[node.name], 3),
+                "peak_memory_gb": round(peak_memory_gb(), 3),
+                "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+
+    @hook_impl
+    def after_pipeline_run(self, catalog: CatalogProtocol) -> None:
+        """Save the costs."""
+        self._save(catalog)
+
+    @hook_impl
+    def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
+        """Save the costs of what finished."""
+        self._save(catalog)
+
+    def _start(self, node: Node) -> None:
+        if node.name not in self._started:
+            self._started[node.name] = perf_counter()
+            logger.info("%s: %s", pipeline_of(node), node.name)
+
+    def _save(self, catalog: CatalogProtocol) -> None:
+        if not self._rows or "costs" not in catalog:
+            return
+        costs = pd.DataFrame(list(self._rows.values()))
+        columns = costs.columns
+        if catalog.exists("costs"):
+            costs = pd.concat([catalog.load("costs"), costs], ignore_index=True)
+        # Each node keeps the place of its first row and the values of its last.
+        costs = costs.groupby("node", sort=False, as_index=False).last()
+        catalog.save("costs", costs[columns])
+
+
+class SummaryHook:
+    """Print what a run found, what it wrote and what comes next."""
+
+    @hook_impl(trylast=True)  # after CostHook, whose table it reads
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Print to stdout, at most 80 characters wide."""
+        console = Console(highlight=False)
+        console.width = min(console.width, 80)
+        paths = paths_of(catalog, Path(run_params["project_path"]))
+        if "metrics" in pipeline.all_outputs():
+            costs = catalog.load("costs") if catalog.exists("costs") else None
+            console.print(summary.metrics_table(catalog.load("metrics")))
+            console.print(summary.places_table(paths, costs))
+        elif written := sorted(pipeline.outputs() & paths.keys()):
+            line = summary.what_comes_next(
+                written, following(run_params), run_params["env"]
+            )
+            console.print(line, soft_wrap=True)
+
+
+def paths_of(catalog: DataCatalog, project: Path) -> dict[str, str]:
+    """Return the path of every dataset that has one, relative to the project."""
+    config, *_ = catalog.to_config()
+    paths = {name: entry.get("filepath") for name, entry in config.items()}
+    return {
+        name: str(path).removeprefix(f"{project.as_posix()}/")
+        for name, path in paths.items()
+        if path
+    }
+
+
+def following(run_params: dict[str, Any]) -> str | None:
+    """Return the pipeline after the last that ran whole; None if there is none."""
+    names = [name for name in ORDER if name in (run_params["pipeline_names"] or ())]
+    if not names or any(run_params[part] for part in PARTS):
+        return None
+    return dict(pairwise(ORDER)).get(names[-1])

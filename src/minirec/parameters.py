@@ -1,0 +1,66 @@
+"""All parameters as one model, and what must hold between those of two pipelines.
+
+Kedro checks each group when a node takes it; this model also refuses names that no
+node takes, such as a misspelt ``score.prob``, before anything runs.
+"""
+
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from minirec.errors import InputError
+from minirec.pipelines.preprocess.params import PreprocessParams
+from minirec.pipelines.score.params import ScoreParams
+from minirec.pipelines.select.params import SelectParams
+from minirec.pipelines.train_eval.params import TrainEvalParams
+from minirec.policy.params import Params, PolicyParams, RankingParams
+
+
+class Parameters(Params, extra="ignore"):
+    """The groups that the pipelines take; groups of your own are left alone."""
+
+    seed: int = Field(ge=0)
+    policy: PolicyParams
+    ranking: RankingParams
+    preprocess: PreprocessParams
+    score: ScoreParams
+    select: SelectParams
+    train_eval: TrainEvalParams
+
+    @model_validator(mode="after")
+    def draw_enough(self) -> Self:
+        """Refuse to draw more samples than the pool will have."""
+        pool = self.preprocess.pool.train
+        for name, wanted in (
+            ("select.size", self.select.size),
+            ("score.proxy.prompts", self.score.proxy.prompts),
+        ):
+            if pool is not None and wanted > pool:
+                raise InputError(
+                    f"{name} is {wanted}, and preprocess.pool.train draws {pool}: "
+                    "lower the one or raise the other"
+                )
+        return self
+
+
+def check_parameters(parameters: dict) -> Parameters:
+    """Return the parameters as a model.
+
+    Parameters
+    ----------
+    parameters
+        As Kedro's ``parameters`` holds them.
+
+    Raises
+    ------
+    InputError
+        Naming each parameter that is missing, unknown or out of range.
+    """
+    try:
+        return Parameters.model_validate(parameters)
+    except ValidationError as error:
+        found = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (given {one['input']!r})"
+            for one in error.errors()
+        ]
+        raise InputError("parameters: " + "; ".join(found)) from None

@@ -1,0 +1,1 @@
+"""The four pipelines, each in a package of its own."""

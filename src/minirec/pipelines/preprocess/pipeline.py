@@ -1,0 +1,48 @@
+"""The preprocessing pipeline."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from minirec.pipelines.preprocess import nodes
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Return the way from raw histories to prompts."""
+    return Pipeline(
+        [
+            Node(
+                nodes.prepare_interactions,
+                inputs=["raw_interactions", "params:preprocess"],
+                outputs="interactions",
+                name="prepare_interactions",
+            ),
+            Node(
+                nodes.prepare_items,
+                inputs=["raw_items", "interactions"],
+                outputs="items",
+                name="prepare_items",
+            ),
+            Node(
+                nodes.build_samples,
+                inputs=["interactions", "params:preprocess"],
+                outputs="samples",
+                name="build_samples",
+            ),
+            Node(
+                nodes.render_prompts,
+                inputs=[
+                    "samples",
+                    "interactions",
+                    "items",
+                    "policy_model",
+                    "params:preprocess",
+                    "params:policy",
+                    "params:seed",
+                ],
+                outputs="prompts",
+                name="render_prompts",
+            ),
+        ],
+        tags="preprocess",
+    )

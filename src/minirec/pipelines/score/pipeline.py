@@ -1,0 +1,108 @@
+"""The scoring pipeline."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from minirec.pipelines.score import nodes
+
+MODELS = ["policy_model", "encoder_model"]
+CATALOGUE = ["items", "item_embeddings"]
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Return the way from prompts to scores."""
+    return Pipeline(
+        [
+            Node(
+                nodes.embed_items,
+                inputs=["items", "encoder_model"],
+                outputs="item_embeddings",
+                name="embed_items",
+            ),
+            Node(
+                nodes.warm_start_policy,
+                inputs=[
+                    "prompts",
+                    "items",
+                    "policy_model",
+                    "params:policy",
+                    "params:score.proxy",
+                    "params:score.warm_start",
+                    "params:seed",
+                ],
+                outputs="initial_adapter",
+                name="warm_start_policy",
+            ),
+            Node(
+                nodes.train_proxy,
+                inputs=[
+                    "prompts",
+                    *CATALOGUE,
+                    "initial_adapter",
+                    *MODELS,
+                    "params:policy",
+                    "params:ranking",
+                    "params:score.proxy",
+                    "params:seed",
+                ],
+                outputs=["proxy_adapter", "proxy_log"],
+                name="train_proxy",
+            ),
+            Node(
+                nodes.probe_rewards,
+                inputs=[
+                    "prompts",
+                    *CATALOGUE,
+                    "proxy_adapter",
+                    *MODELS,
+                    "params:policy",
+                    "params:ranking",
+                    "params:score.probe",
+                    "params:seed",
+                ],
+                outputs=["rollouts", "rewards"],
+                name="probe_rewards",
+            ),
+            Node(
+                nodes.collect_gradients,
+                inputs=[
+                    "prompts",
+                    "rollouts",
+                    "rewards",
+                    "proxy_adapter",
+                    "policy_model",
+                    "params:policy",
+                    "params:score.gradients",
+                    "params:seed",
+                ],
+                outputs="gradients",
+                name="collect_gradients",
+            ),
+            Node(
+                nodes.score_learnability,
+                inputs=["rewards", "params:score.learnability"],
+                outputs="learnability",
+                name="score_learnability",
+            ),
+            Node(
+                nodes.score_representativeness,
+                inputs="gradients",
+                outputs="representativeness",
+                name="score_representativeness",
+            ),
+            Node(
+                nodes.embed_samples,
+                inputs=["prompts", "items", "encoder_model"],
+                outputs="embeddings",
+                name="embed_samples",
+            ),
+            Node(
+                nodes.join_scores,
+                inputs=["learnability", "representativeness", "params:score.value"],
+                outputs="scores",
+                name="join_scores",
+            ),
+        ],
+        tags="score",
+    )

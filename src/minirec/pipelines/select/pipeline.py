@@ -1,0 +1,47 @@
+"""The selection pipeline."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from minirec.pipelines.select import nodes
+from minirec.reporting import figures
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Return the way from scores to the curriculum."""
+    return Pipeline(
+        [
+            Node(
+                nodes.prune_by_reward,
+                inputs=["scores", "params:select"],
+                outputs="candidates",
+                name="prune_by_reward",
+            ),
+            Node(
+                nodes.select_diverse,
+                inputs=["candidates", "embeddings", "params:select", "params:seed"],
+                outputs="selection",
+                name="select_diverse",
+            ),
+            Node(
+                nodes.stage_curriculum,
+                inputs=["selection", "scores", "params:select", "params:seed"],
+                outputs="curriculum",
+                name="stage_curriculum",
+            ),
+            Node(
+                figures.plot_rewards,
+                inputs=["candidates", "selection"],
+                outputs="reward_figure",
+                name="plot_rewards",
+            ),
+            Node(
+                figures.plot_selection,
+                inputs=["candidates", "selection"],
+                outputs="selection_figure",
+                name="plot_selection",
+            ),
+        ],
+        tags="select",
+    )

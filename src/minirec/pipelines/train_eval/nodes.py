@@ -1,0 +1,195 @@
+"""From the curriculum to metrics: tables in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from minirec.columns import (
+    COMPLETION,
+    HISTORY_ITEM_ID,
+    ITEM_ID,
+    METHOD,
+    METRIC,
+    N_TOKENS,
+    POSITION,
+    PROMPT,
+    RANK,
+    SAMPLE_ID,
+    SPLIT,
+    STAGE,
+    TEST,
+    USER_ID,
+)
+from minirec.errors import InputError
+from minirec.execution.batches import batches
+from minirec.functions import function_at
+from minirec.pipelines.train_eval.params import EvaluationParams, TrainParams
+from minirec.policy.params import PolicyParams, RankingParams
+from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
+from minirec.ranking.grounding import target_rank, top_items
+from minirec.ranking.intervals import bootstrap_mean
+from minirec.ranking.metrics import hit_ratio, ndcg
+
+Model = dict[str, str]
+Adapter = dict[str, Any]
+Matrix = dict[str, np.ndarray]
+
+TOP_ITEM_ID = "top_item_id"
+TOP = 10
+
+
+def train_policy(
+    curriculum: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    initial_adapter: Adapter,
+    policy_model: Model,
+    encoder_model: Model,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    train: TrainParams,
+    seed: int,
+) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
+    """Train the policy by GRPO on the curriculum, in its order, to the last prompt."""
+    reward = function_at(ranking.reward, "ranking.reward")
+    from minirec.policy.loading import get_adapter
+    from minirec.policy.rewards import Tasks
+    from minirec.policy.text import load_catalogue, load_policy
+    from minirec.training.grpo import pad_to_steps, train_grpo
+
+    ordered = curriculum.sort_values(POSITION)
+    order = pad_to_steps(
+        ordered[SAMPLE_ID].tolist(), ordered[STAGE].tolist(), train.prompts_per_step
+    )
+    chosen = prompts[prompts[SAMPLE_ID].isin(order)]
+    if len(chosen) < len(ordered):
+        raise InputError(
+            "curriculum holds samples that prompts does not: they were made from "
+            "different pools; run `kedro run --pipelines score` and then `select`"
+        )
+    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
+    learner = load_policy(policy_model, initial_adapter, catalogue, policy)
+    training = train_grpo(
+        learner,
+        order,
+        len(ordered),
+        chosen,
+        Tasks(chosen, items),
+        reward,
+        train.grpo,
+        train.prompts_per_step,
+        seed,
+        "train_policy",
+    )
+    return get_adapter(learner.lm), training.log, training.consumed
+
+
+def rank_items(
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    initial_adapter: Adapter,
+    policy_adapter: Adapter,
+    policy_model: Model,
+    encoder_model: Model,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    evaluation: EvaluationParams,
+) -> pd.DataFrame:
+    """Rank the whole catalogue for each test prompt, by the policy and by baselines.
+
+    Seen items are masked. `trained` and `untrained` are the policy with the adapter
+    after and before GRPO.
+    """
+    from minirec.policy.loading import set_adapter
+    from minirec.policy.rewards import Tasks
+    from minirec.policy.text import load_catalogue, load_policy
+
+    test = prompts[prompts[SPLIT] == TEST].sort_values(N_TOKENS, ascending=False)
+    tasks = Tasks(test, items)
+    ids = items[ITEM_ID].to_numpy()
+    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
+    parts = []
+
+    def rank_all(
+        method: str,
+        score: Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]],
+    ) -> None:
+        for batch in batches(test, evaluation.batch_size, f"rank_items: {method}"):
+            samples = batch[SAMPLE_ID].to_numpy()
+            scores, completions = score(batch)
+            masked, targets = tasks.masked(samples, scores)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        METHOD: method,
+                        SAMPLE_ID: samples,
+                        RANK: target_rank(masked, targets),
+                        TOP_ITEM_ID: list(ids[top_items(masked, TOP)]),
+                        COMPLETION: completions,
+                    }
+                )
+            )
+
+    column = pd.Index(ids)
+    rank_all("popularity", lambda b: (popularity_scores(catalogue.prior, len(b)), None))
+    rank_all(
+        "nearest",
+        lambda batch: (
+            nearest_to_history_scores(
+                [column.get_indexer(list(h)) for h in batch[HISTORY_ITEM_ID]],
+                catalogue.embeddings,
+                catalogue.prior,
+                catalogue.prior_weight,
+            ),
+            None,
+        ),
+    )
+    recommender = load_policy(policy_model, initial_adapter, catalogue, policy)
+    rank_all("untrained", lambda b: recommender.recommend(b[PROMPT].tolist()))
+    set_adapter(recommender.lm, policy_adapter)
+    rank_all("trained", lambda b: recommender.recommend(b[PROMPT].tolist()))
+    rankings = pd.concat(parts, ignore_index=True)
+    return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
+
+
+def evaluate_rankings(
+    rankings: pd.DataFrame,
+    prompts: pd.DataFrame,
+    evaluation: EvaluationParams,
+    seed: int,
+) -> pd.DataFrame:
+    """Average HR@k and NDCG@k over the test samples, with bootstrap intervals.
+
+    Intervals resample users, so that several samples of one user count as one.
+    """
+    user = rankings[SAMPLE_ID].map(prompts.set_index(SAMPLE_ID)[USER_ID])
+    rows = []
+    for method, own in rankings.assign(user=user).groupby(METHOD, sort=True):
+        rank = own[RANK].to_numpy()
+        for k in evaluation.k:
+            for name, value in (("hr", hit_ratio(rank, k)), ("ndcg", ndcg(rank, k))):
+                mean, low, high = bootstrap_mean(
+                    value,
+                    draws=evaluation.bootstrap_draws,
+                    confidence=evaluation.confidence,
+                    seed=seed,
+                    groups=own["user"].to_numpy(),
+                )
+                rows.append(
+                    {
+                        METHOD: method,
+                        METRIC: f"{name}@{k}",
+                        "mean": mean,
+                        "low": low,
+                        "high": high,
+                        "users": own["user"].nunique(),
+                        "samples": len(own),
+                    }
+                )
+    return pd.DataFrame(rows)

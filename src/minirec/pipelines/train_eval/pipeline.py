@@ -1,0 +1,68 @@
+"""The training and evaluation pipeline."""
+
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from minirec.pipelines.train_eval import nodes
+from minirec.reporting import figures
+
+MODELS = ["policy_model", "encoder_model"]
+CATALOGUE = ["items", "item_embeddings"]
+
+
+def create_pipeline(**_: Any) -> Pipeline:
+    """Return the way from the curriculum to metrics."""
+    return Pipeline(
+        [
+            Node(
+                nodes.train_policy,
+                inputs=[
+                    "curriculum",
+                    "prompts",
+                    *CATALOGUE,
+                    "initial_adapter",
+                    *MODELS,
+                    "params:policy",
+                    "params:ranking",
+                    "params:train_eval.train",
+                    "params:seed",
+                ],
+                outputs=["policy_adapter", "policy_log", "consumed"],
+                name="train_policy",
+            ),
+            Node(
+                nodes.rank_items,
+                inputs=[
+                    "prompts",
+                    *CATALOGUE,
+                    "initial_adapter",
+                    "policy_adapter",
+                    *MODELS,
+                    "params:policy",
+                    "params:ranking",
+                    "params:train_eval.evaluation",
+                ],
+                outputs="rankings",
+                name="rank_items",
+            ),
+            Node(
+                nodes.evaluate_rankings,
+                inputs=[
+                    "rankings",
+                    "prompts",
+                    "params:train_eval.evaluation",
+                    "params:seed",
+                ],
+                outputs="metrics",
+                name="evaluate_rankings",
+            ),
+            Node(
+                figures.plot_metrics,
+                inputs="metrics",
+                outputs="metrics_figure",
+                name="plot_metrics",
+            ),
+        ],
+        tags="train_eval",
+    )

@@ -1,0 +1,110 @@
+"""The text at the end of a run, made of its tables and the paths of its datasets."""
+
+import os.path
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+# values of `method` in `rankings` and `metrics`, in the order of every display
+METHODS = {
+    "trained": "policy trained on the selection",
+    "untrained": "the same policy untrained",
+    "popularity": "popularity",
+    "nearest": "nearest items to the history",
+}
+
+
+def metrics_table(metrics: pd.DataFrame) -> Table:
+    """Lay out hit ratio and NDCG of every method, each with its interval.
+
+    Parameters
+    ----------
+    metrics
+        A table of `minirec.schemas.Metrics`. Of several cut-offs the first is shown.
+
+    Returns
+    -------
+    Table
+        One row a method, at most 80 characters wide.
+    """
+    cutoff = metrics["metric"].iloc[0].split("@")[1]
+    shown = [f"hr@{cutoff}", f"ndcg@{cutoff}"]
+    cells = {
+        (row.method, row.metric): f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        for row in metrics.itertuples()
+    }
+    users, samples = int(metrics["users"].iloc[0]), int(metrics["samples"].iloc[0])
+    whose = f"{users:,} users" + (f" ({samples:,} samples)" if samples != users else "")
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"The next item of {whose} of the test split, ranked among all items",
+        title_style="bold",
+        caption=r"mean \[bootstrap interval]; higher is better",
+        caption_style="",
+    )
+    table.add_column("method", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric.upper(), justify="right", no_wrap=True)
+    for method, name in METHODS.items():
+        if any(key == method for key, _ in cells):
+            table.add_row(name, *(cells[method, metric] for metric in shown))
+    return table
+
+
+def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
+    """Lay out where the results lie, what they took and how to look at them.
+
+    Parameters
+    ----------
+    paths
+        Path of each dataset on disk, by its name in the catalog.
+    costs
+        The table that `minirec.hooks.CostHook` keeps; None if the catalog has none.
+
+    Returns
+    -------
+    Table
+        A line each for tables, figures, adapter, minutes and ways to look.
+    """
+    tables = [paths[name] for name in ("selection", "metrics") if name in paths]
+    figures = [path for name, path in paths.items() if name.endswith("_figure")]
+    table = Table.grid(padding=(0, 2))
+    if tables:
+        table.add_row("tables", ", ".join([*tables, "…"]))
+    if figures:
+        table.add_row("figures", os.path.commonpath(figures))
+    if "policy_adapter" in paths:
+        table.add_row("adapter", paths["policy_adapter"])
+    if costs is not None:
+        seconds = costs.groupby("pipeline", sort=False)["seconds"].sum()
+        minutes = ", ".join(f"{name} {s / 60:.1f}" for name, s in seconds.items())
+        peak = costs["peak_memory_gb"].max()
+        table.add_row("minutes", f"{minutes}; {peak:.1f} GB at peak")
+    table.add_row("look", "make viz (`kedro viz run`): pipelines, tables, figures")
+    table.add_row("", "notebooks/explore_scores.ipynb: scores and picks")
+    return table
+
+
+def what_comes_next(
+    written: Sequence[str], following: str | None, env: str | None
+) -> str:
+    """Say in one line what a part of the project wrote and which command comes next.
+
+    Parameters
+    ----------
+    written
+        Names of the datasets.
+    following
+        The pipeline to run next, if there is one.
+    env
+        The configuration environment of the run.
+    """
+    line = f"Wrote {', '.join(written)}."
+    if following:
+        line += f" Next: kedro run --pipelines {following}"
+        line += f" --env {env}" if env not in (None, "local") else ""
+    return line

@@ -1,0 +1,79 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from minirec.errors import InputError
+from minirec.pipelines.score import nodes
+from minirec.pipelines.score.params import LearnabilityParams, ValueParams
+from minirec.schemas import Learnability, Scores
+
+REWARDS = pd.DataFrame(
+    {
+        "sample_id": [8, 8, 3, 3, 5, 5],
+        "rollout": [0, 1, 0, 1, 0, 1],
+        "rank": [0, 0, 4, 9, 50, 50],
+        "reward": [0.4, 0.6, 0.1, 0.3, 0.0, 0.0],
+    }
+)
+
+
+def test_learnability_peaks_at_mu():
+    params = LearnabilityParams(mu=0.2, sigma=0.1)
+    table = Learnability.validate(nodes.score_learnability(REWARDS, params))
+    assert table["sample_id"].tolist() == [3, 5, 8]
+    np.testing.assert_allclose(table["mean_reward"], [0.2, 0.0, 0.5])
+    np.testing.assert_allclose(table["std_reward"], [0.1, 0.0, 0.1], atol=1e-15)
+    # exp(0), exp(-2) and exp(-4.5), then min-max
+    low, middle = np.exp(-4.5), np.exp(-2)
+    expected = [1.0, (middle - low) / (1 - low), 0.0]
+    np.testing.assert_allclose(table["learnability"], expected, atol=1e-11)
+
+
+def test_value_weighs_learnability():
+    learnability = nodes.score_learnability(
+        REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
+    )
+    representativeness = pd.DataFrame(
+        {"sample_id": [8, 5, 3], "representativeness": [1.0, 0.5, 0.0]}
+    )
+    scores = nodes.join_scores(learnability, representativeness, ValueParams(alpha=2))
+    assert Scores.validate(scores)["sample_id"].tolist() == [3, 5, 8]
+    expected = 2 * learnability["learnability"] + [0.0, 0.5, 1.0]
+    np.testing.assert_allclose(scores["value"], expected)
+
+
+def test_scores_of_different_samples_are_refused():
+    learnability = nodes.score_learnability(
+        REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
+    )
+    other = pd.DataFrame({"sample_id": [3, 5, 9], "representativeness": [0.0] * 3})
+    with pytest.raises(InputError, match="hold different samples"):
+        nodes.join_scores(learnability, other, ValueParams(alpha=1))
+
+
+@pytest.fixture
+def prompts():
+    return pd.DataFrame(
+        {
+            "sample_id": [1, 2, 3, 4],
+            "split": ["train", "test", "train", "train"],
+            "n_tokens": [10, 99, 30, 30],
+        }
+    )
+
+
+def test_the_pool_is_the_training_prompts_longest_first(prompts):
+    assert nodes._pool(prompts)["sample_id"].tolist() == [4, 3, 1]
+
+
+def test_the_proxy_trains_on_a_seeded_draw_of_the_pool(prompts):
+    drawn = nodes._proxy_subset(prompts, 2, seed=0)["sample_id"]
+    assert (
+        drawn.tolist() == nodes._proxy_subset(prompts, 2, seed=0)["sample_id"].tolist()
+    )
+    assert set(drawn) <= {1, 3, 4}
+
+
+def test_a_proxy_larger_than_the_pool(prompts):
+    with pytest.raises(InputError, match=r"score\.proxy\.prompts is 4, .* has 3"):
+        nodes._proxy_subset(prompts, 4, seed=0)

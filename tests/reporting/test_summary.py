@@ -1,0 +1,106 @@
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from minirec.reporting import summary
+
+
+def metrics(samples: int = 1200) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            ("popularity", "hr@10", 0.05, 0.025, 0.0751, 1200, samples),
+            ("popularity", "ndcg@10", 0.025, 0.01, 0.04, 1200, samples),
+            ("trained", "hr@10", 0.0854, 0.06, 0.11, 1200, samples),
+            ("trained", "ndcg@10", 0.0424, 0.03, 0.057, 1200, samples),
+        ],
+        columns=["method", "metric", "mean", "low", "high", "users", "samples"],
+    )
+
+
+def printed(table) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    return [line.strip() for line in console.file.getvalue().splitlines()]
+
+
+def test_methods_come_in_order_with_mean_and_interval():
+    lines = printed(summary.metrics_table(metrics()))
+
+    rows = [line for line in lines if "[0." in line]
+    assert [" ".join(row.split()) for row in rows] == [
+        "policy trained on the selection 0.085 [0.060, 0.110] 0.042 [0.030, 0.057]",
+        "popularity 0.050 [0.025, 0.075] 0.025 [0.010, 0.040]",
+    ]
+    assert any(line.split() == ["method", "HR@10", "NDCG@10"] for line in lines)
+    assert "mean [bootstrap interval]; higher is better" in lines
+
+
+@pytest.mark.parametrize(
+    ("samples", "whose"),
+    [(1200, "of 1,200 users of"), (3000, "of 1,200 users (3,000 samples) of")],
+)
+def test_the_title_counts_users_and_samples(samples, whose):
+    assert whose in summary.metrics_table(metrics(samples)).title
+
+
+def test_the_first_cutoff_is_shown():
+    other = metrics().assign(
+        metric=lambda table: table["metric"].str.replace("10", "5")
+    )
+
+    table = summary.metrics_table(pd.concat([other, metrics()]))
+
+    assert [column.header for column in table.columns] == ["method", "HR@5", "NDCG@5"]
+
+
+def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
+    paths = {
+        "selection": "data/05/selection.parquet",
+        "metrics": "data/08/metrics.csv",
+        "reward_figure": "data/08/reward_figure.json",
+        "metrics_figure": "data/08/metrics_figure.json",
+        "policy_adapter": "data/06/policy_adapter",
+    }
+    costs = pd.DataFrame(
+        {
+            "pipeline": ["score", "score", "select"],
+            "seconds": [90.0, 60.0, 6.0],
+            "peak_memory_gb": [2.0, 3.14, 3.14],
+        }
+    )
+
+    lines = printed(summary.places_table(paths, costs))
+
+    assert lines[:4] == [
+        "tables   data/05/selection.parquet, data/08/metrics.csv, …",
+        "figures  data/08",
+        "adapter  data/06/policy_adapter",
+        "minutes  score 2.5, select 0.1; 3.1 GB at peak",
+    ]
+
+
+def test_places_leave_out_what_is_not_on_disk():
+    lines = printed(summary.places_table({}, None))
+
+    assert [line.split()[0] for line in lines] == [
+        "look",
+        "notebooks/explore_scores.ipynb:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("following", "env", "line"),
+    [
+        ("select", "local", "Wrote scores. Next: kedro run --pipelines select"),
+        (
+            "select",
+            "test",
+            "Wrote scores. Next: kedro run --pipelines select --env test",
+        ),
+        (None, "test", "Wrote scores."),
+    ],
+)
+def test_what_comes_next(following, env, line):
+    assert summary.what_comes_next(["scores"], following, env) == line

@@ -1,0 +1,130 @@
+"""What a user reads who gives ``kedro run`` something that cannot be used."""
+
+import pytest
+import yaml
+
+EVENTS = ("user_id", "item_id", "timestamp")
+
+
+@pytest.fixture(scope="module")
+def project(copy_project):
+    return copy_project()
+
+
+@pytest.fixture
+def refused(project, kedro):
+    """Return a function that runs the project and gives the one sentence it says."""
+
+    def run(*args, pipeline="preprocess"):
+        done = kedro(project, "run", "--env", "test", "--pipelines", pipeline, *args)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list((project / "data" / "test").rglob(".*.new"))
+        return " ".join(done.stderr.split("Error: ")[-1].split())
+
+    return run
+
+
+@pytest.fixture
+def own_file(project):
+    """Return a function that puts a user's own CSV in the place of a raw table."""
+    catalog = project / "conf" / "test" / "catalog.yml"
+    before = catalog.read_text()
+
+    def put(name, text, columns):
+        (project / "own.csv").write_text(text)
+        entry = {
+            "type": "minirec.datasets.table.TableDataset",
+            "filepath": "own.csv",
+            "columns": {column: column for column in columns},
+        }
+        catalog.write_text(yaml.safe_dump({**yaml.safe_load(before), name: entry}))
+
+    yield put
+    catalog.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        (
+            "preprocess.k_core=0",
+            "parameters: preprocess.k_core: Input should be greater than or equal to 1 "
+            "(given 0)",
+        ),
+        (
+            "score.prob.rollouts=8",
+            "parameters: score.prob: Extra inputs are not permitted (given "
+            "{'rollouts': 8})",
+        ),
+        (
+            "select.size=99",
+            "select.size is 99, and preprocess.pool.train draws 24: lower the one or "
+            "raise the other",
+        ),
+    ],
+)
+def test_parameters_are_checked_before_anything_runs(
+    refused, project, params, sentence
+):
+    assert refused("--params", params, pipeline="score") == sentence
+    assert not (project / "data" / "test").exists()
+
+
+def test_a_reward_that_is_nowhere(refused):
+    said = refused("--params", "ranking.reward=nowhere.to_be_found", pipeline="score")
+    assert "ranking.reward is 'nowhere.to_be_found', which cannot be imported" in said
+
+
+def test_a_column_that_the_file_does_not_have(refused, own_file):
+    own_file("raw_interactions", "who,item_id,timestamp\nann,a,1\n", EVENTS)
+    said = refused()
+    assert said.startswith("raw_interactions: ")
+    assert "own.csv has no column user_id (it has who, item_id, timestamp)" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("", "raw_interactions"),
+        ("ann,,1\nbob,a,2\n", "item_id"),
+        ("ann,a,\nbob,a,2\n", "timestamp"),
+        ("ann,a,noon\nbob,a,2\n", "timestamp"),
+    ],
+)
+def test_rows_that_cannot_be_used(refused, own_file, rows, words):
+    own_file("raw_interactions", "user_id,item_id,timestamp\n" + rows, EVENTS)
+    assert words in refused()
+
+
+def test_an_item_without_a_title(refused, own_file):
+    titles = "item_id,title\nm00,The Silent Harbour\n"
+    own_file("raw_items", titles, ("item_id", "title"))
+    said = refused()
+    assert "title" in said
+    assert "m01" in said
+
+
+def test_a_core_of_which_nothing_is_left(refused):
+    assert "preprocess.k_core" in refused("--params", "preprocess.k_core=500")
+
+
+def test_a_prompt_longer_than_the_context(refused):
+    said = refused("--params", "policy.sampling.max_new_tokens=450")
+    assert "policy.sampling.max_new_tokens=450: lower preprocess.window" in said
+
+
+def test_a_model_that_is_not_there(refused):
+    said = refused("--params", "policy_model=./no_such_model")
+    assert said.startswith("policy_model: The model folder ./no_such_model does not")
+
+
+def test_limits_that_leave_nothing(test_run, kedro):
+    args = ("run", "--env", "test", "--pipelines", "select", "--params")
+    made = test_run.path / "data/test/05_model_input/candidates.parquet"
+    before = made.read_bytes()
+    done = kedro(test_run.path, *args, "select.prune.min_spread=5")
+    assert done.returncode == 1
+    assert "select.prune" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert made.read_bytes() == before

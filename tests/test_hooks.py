@@ -1,0 +1,216 @@
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Pipeline, node
+from kedro.runner import SequentialRunner, ThreadRunner
+
+from minirec.errors import InputError
+from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
+
+COLUMNS = ["pipeline", "node", "seconds", "peak_memory_gb", "finished_at"]
+
+
+def score(raw):
+    return raw + 1
+
+
+def select(scores):
+    return scores * 2
+
+
+def fail(scores):
+    raise InputError("`select.size` is 3, but only 2 candidates are left; lower it.")
+
+
+def make_catalog(folder: Path, names=("scores", "selection", "costs")) -> DataCatalog:
+    def csv(name):
+        return {
+            "type": "pandas.CSVDataset",
+            "filepath": (folder / "data" / f"{name}.csv").as_posix(),
+            "save_args": {"index": False},
+        }
+
+    catalog = DataCatalog.from_config({name: csv(name) for name in names})
+    catalog["raw"] = pd.DataFrame({"x": [1.0, 2.0]})
+    return catalog
+
+
+def run(pipeline, catalog, hook, runner=None, **run_params):
+    """Run as `kedro run` does, with nothing but this hook."""
+    manager = _create_hook_manager()
+    manager.register(hook)
+    about = {
+        "run_params": {"pipeline_names": None, "env": "local"}
+        | dict.fromkeys(PARTS)
+        | run_params,
+        "pipeline": pipeline,
+        "catalog": catalog,
+    }
+    manager.hook.before_pipeline_run(**about)
+    try:
+        result = (runner or SequentialRunner()).run(pipeline, catalog, manager)
+    except Exception as error:
+        manager.hook.on_pipeline_error(error=error, **about)
+        raise
+    manager.hook.after_pipeline_run(run_result=result, **about)
+
+
+score_node = node(score, "raw", "scores", name="score", tags="score")
+select_node = node(select, "scores", "selection", name="select", tags="select")
+fail_node = node(fail, "scores", "selection", name="select", tags="select")
+
+
+def test_costs_hold_a_row_for_each_node(tmp_path):
+    catalog = make_catalog(tmp_path)
+
+    run(Pipeline([score_node, select_node]), catalog, CostHook())
+
+    costs = catalog.load("costs")
+    assert list(costs.columns) == COLUMNS
+    assert costs["node"].tolist() == ["score", "select"]
+    assert costs["pipeline"].tolist() == ["score", "select"]
+    assert (costs["seconds"] >= 0).all()
+    assert (costs["peak_memory_gb"] > 0).all()
+    assert pd.to_datetime(costs["finished_at"]).dt.tz is not None
+
+
+def test_a_node_that_runs_again_replaces_its_row_in_place(tmp_path):
+    catalog = make_catalog(tmp_path)
+    hook = CostHook()
+    run(Pipeline([score_node, select_node]), catalog, hook)
+    catalog.save("costs", catalog.load("costs").assign(seconds=[1000.0, 2000.0]))
+
+    run(Pipeline([score_node]), catalog, hook)
+
+    costs = catalog.load("costs").set_index("node")
+    assert costs.index.tolist() == ["score", "select"]
+    assert costs.loc["score", "seconds"] < 1000
+    assert costs.loc["select", "seconds"] == 2000
+
+
+def test_seconds_include_loading_and_saving(tmp_path, monkeypatch):
+    now = iter([100.0, 103.5])
+    monkeypatch.setattr("minirec.hooks.perf_counter", lambda: next(now))
+    catalog = make_catalog(tmp_path)
+
+    run(Pipeline([score_node]), catalog, CostHook())
+
+    # read once before the input is loaded and once after the output is saved
+    assert catalog.load("costs")["seconds"].tolist() == [3.5]
+    assert next(now, None) is None
+
+
+def test_each_node_is_named_once_as_it_starts(tmp_path, caplog):
+    caplog.set_level("INFO", logger="minirec.hooks")
+
+    run(Pipeline([score_node, select_node]), make_catalog(tmp_path), CostHook())
+
+    said = [entry.message for entry in caplog.records if entry.name == "minirec.hooks"]
+    assert said == ["score: score", "select: select"]
+
+
+def test_a_failing_run_keeps_what_finished(tmp_path):
+    catalog = make_catalog(tmp_path)
+
+    with pytest.raises(InputError):
+        run(Pipeline([score_node, fail_node]), catalog, CostHook())
+
+    assert catalog.load("costs")["node"].tolist() == ["score"]
+
+
+def test_threads_cost_each_node_once(tmp_path):
+    catalog = make_catalog(tmp_path)
+
+    run(Pipeline([score_node, select_node]), catalog, CostHook(), ThreadRunner())
+
+    assert sorted(catalog.load("costs")["node"]) == ["score", "select"]
+
+
+def test_without_costs_in_the_catalog_nothing_is_written(tmp_path):
+    catalog = make_catalog(tmp_path, names=["scores"])
+
+    run(Pipeline([score_node]), catalog, CostHook())
+
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["scores.csv"]
+
+
+def evaluate(selection):
+    return pd.DataFrame(
+        [("trained", f"{name}@10", 0.5, 0.25, 0.75, 2, 2) for name in ("hr", "ndcg")],
+        columns=["method", "metric", "mean", "low", "high", "users", "samples"],
+    )
+
+
+def test_a_run_that_made_metrics_prints_them_and_the_places(tmp_path, capsys):
+    catalog = make_catalog(tmp_path, ["scores", "selection", "metrics", "costs"])
+    metrics_node = node(evaluate, "selection", "metrics", name="evaluate")
+    pipeline = Pipeline([score_node, select_node, metrics_node])
+    run(pipeline, catalog, CostHook())
+
+    run(pipeline, catalog, SummaryHook(), project_path=tmp_path.as_posix())
+
+    printed = capsys.readouterr().out
+    assert "0.500 [0.250, 0.750]" in printed
+    assert "tables   data/selection.csv, data/metrics.csv" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("run_params", "line"),
+    [
+        (
+            {"pipeline_names": ["score"], "env": "test"},
+            "Wrote scores. Next: kedro run --pipelines select --env test\n",
+        ),
+        ({"pipeline_names": ["score"], "to_nodes": ["score"]}, "Wrote scores.\n"),
+        ({"pipeline_names": ["train_eval"]}, "Wrote scores.\n"),
+        ({}, "Wrote scores.\n"),
+    ],
+)
+def test_a_part_says_in_one_line_what_comes_next(tmp_path, capsys, run_params, line):
+    pipeline = Pipeline([score_node])
+
+    run(
+        pipeline,
+        make_catalog(tmp_path),
+        SummaryHook(),
+        project_path=tmp_path.as_posix(),
+        **run_params,
+    )
+
+    assert capsys.readouterr().out == line
+
+
+def chained(*errors):
+    """Return the first error, each one caused by the next."""
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_an_input_error_is_raised_as_itself():
+    cause = InputError("`scores` is empty; lower `preprocess.k_core`.")
+    with pytest.raises(InputError) as raised:
+        InputHook().on_pipeline_error(error=chained(DatasetError("wrapped"), cause))
+    assert raised.value is cause
+
+
+def test_what_a_dataset_refused_is_one_sentence_with_its_name():
+    refused = chained(
+        DatasetError("raw_items: a.csv does not exist."),
+        DatasetError("a.csv does not exist."),
+    )
+    with pytest.raises(InputError, match=r"^raw_items: a\.csv does not exist\.$"):
+        InputHook().on_pipeline_error(error=refused)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("not ours"), chained(DatasetError("scores: ?"), OSError("disk"))],
+)
+def test_any_other_error_keeps_its_traceback(error):
+    assert InputHook().on_pipeline_error(error=error) is None

@@ -1,0 +1,114 @@
+"""The whole way, as a user runs it, in the environment ``test``."""
+
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+TABLES = {
+    "02_intermediate": ["interactions", "items"],
+    "03_primary": ["samples", "prompts"],
+    "04_feature": ["rollouts", "rewards", "learnability", "representativeness"],
+    "05_model_input": ["scores", "candidates", "selection", "curriculum"],
+    "06_models": ["consumed"],
+    "07_model_output": ["rankings"],
+}
+MATRICES = {
+    "04_feature": ["item_embeddings", "gradients", "embeddings"],
+    "06_models": [
+        f"{name}_adapter/adapter_model" for name in ("initial", "proxy", "policy")
+    ],
+}
+
+
+def table(run, name):
+    layer = next(layer for layer, names in TABLES.items() if name in names)
+    return pd.read_parquet(run.path / "data" / "test" / layer / f"{name}.parquet")
+
+
+def test_every_sample_of_the_pool_is_scored_once(test_run, parameters):
+    prompts = table(test_run, "prompts")
+    pool = prompts.loc[prompts["split"] == "train", "sample_id"]
+    assert len(pool) == parameters["preprocess"]["pool"]["train"]
+    assert sorted(table(test_run, "scores")["sample_id"]) == sorted(pool)
+    rollouts = table(test_run, "rollouts").groupby("sample_id").size()
+    assert set(rollouts) == {parameters["score"]["probe"]["rollouts"]}
+    assert sorted(rollouts.index) == sorted(pool)
+
+
+def test_no_prompt_tells_what_is_asked(test_run):
+    """Neither the target nor anything after it stands in a prompt's history."""
+    interactions = table(test_run, "interactions").set_index(["user_id", "item_id"])
+    samples = table(test_run, "samples").set_index("sample_id")
+    for prompt in table(test_run, "prompts").itertuples():
+        position = samples["position"][prompt.sample_id]
+        for item in prompt.history_item_id:
+            assert interactions["position"][prompt.user_id, item] < position
+
+
+def test_only_what_was_kept_is_selected(test_run, parameters):
+    candidates = table(test_run, "candidates")
+    kept = candidates.loc[candidates["reason"] == "kept", "sample_id"]
+    selection = table(test_run, "selection")
+    assert len(selection) == parameters["select"]["size"]
+    assert set(selection["sample_id"]) <= set(kept)
+    assert set(table(test_run, "curriculum")["sample_id"]) == set(
+        selection["sample_id"]
+    )
+
+
+def test_the_stages_go_from_easy_to_hard(test_run):
+    stages = table(test_run, "curriculum").groupby("stage")["mean_reward"]
+    for easier, harder in pairwise(sorted(stages.groups)):
+        assert stages.min()[easier] >= stages.max()[harder]
+
+
+def test_training_consumed_the_curriculum_to_its_last_prompt(test_run):
+    curriculum = table(test_run, "curriculum").sort_values("position")
+    consumed = table(test_run, "consumed").sort_values("position")
+    own = consumed.loc[~consumed["padding"], "sample_id"]
+    assert own.tolist() == curriculum["sample_id"].tolist()
+    last = curriculum.loc[curriculum["stage"] == curriculum["stage"].max(), "sample_id"]
+    assert set(consumed.loc[consumed["padding"], "sample_id"]) <= set(last)
+
+
+def test_rankings_leave_out_what_the_user_has_seen(test_run):
+    seen = table(test_run, "prompts").set_index("sample_id")["seen_item_id"]
+    rankings = table(test_run, "rankings")
+    assert set(rankings["method"]) == {"trained", "untrained", "popularity", "nearest"}
+    for row in rankings.itertuples():
+        assert not set(row.top_item_id) & set(seen[row.sample_id])
+
+
+def test_metrics_are_the_means_of_the_rankings(test_run, parameters):
+    metrics = pd.read_csv(test_run.path / "data/test/08_reporting/metrics.csv")
+    rankings = table(test_run, "rankings")
+    for row in metrics[metrics["metric"] == "hr@10"].itertuples():
+        rank = rankings.loc[rankings["method"] == row.method, "rank"]
+        assert row.mean == pytest.approx((rank < 10).mean())
+        assert row.low <= row.mean <= row.high
+        assert row.samples == parameters["preprocess"]["pool"]["test"]
+
+
+def test_equal_seeds_give_equal_tables(test_run, copy_project, kedro):
+    again = copy_project()
+    done = kedro(again, "run", "--env", "test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for layer, names in TABLES.items():
+        for name in names:
+            file = f"data/test/{layer}/{name}.parquet"
+            pd.testing.assert_frame_equal(
+                pd.read_parquet(test_run.path / file), pd.read_parquet(again / file)
+            )
+    for layer, names in MATRICES.items():
+        for name in names:
+            file = f"data/test/{layer}/{name}.safetensors"
+            one, same = load_file(test_run.path / file), load_file(again / file)
+            assert one.keys() == same.keys()
+            assert all((one[key] == same[key]).all() for key in one)
+
+
+def test_a_single_pipeline_runs_on_what_lies_there(test_run, kedro):
+    done = kedro(test_run.path, "run", "--env", "test", "--pipelines", "select")
+    assert done.returncode == 0, done.stdout + done.stderr
