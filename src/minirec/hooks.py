@@ -33,6 +33,9 @@ PARTS = (
     "namespaces",
 )
 
+# the tables that say how much was done
+WORK = ("rollouts", "consumed", "rankings")
+
 logger = logging.getLogger(__name__)
 
 
@@ -150,6 +153,8 @@ class SummaryHook:
         if "metrics" in pipeline.all_outputs():
             costs = catalog.load("costs") if catalog.exists("costs") else None
             console.print(summary.metrics_table(catalog.load("metrics")))
+            if paths.keys() >= set(WORK):
+                console.print(summary.work_table(*map(catalog.load, WORK)))
             console.print(summary.places_table(paths, costs))
         elif written := sorted(pipeline.outputs() & paths.keys()):
             line = summary.what_comes_next(

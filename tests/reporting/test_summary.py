@@ -55,6 +55,28 @@ def test_the_first_cutoff_is_shown():
     assert [column.header for column in table.columns] == ["method", "HR@5", "NDCG@5"]
 
 
+def test_work_counts_prompts_rollouts_tokens_and_steps():
+    rollouts = pd.DataFrame(
+        {"sample_id": [1, 1, 2, 2], "token_id": [[5], [5, 6], [7], [7, 8, 9]]}
+    )
+    consumed = pd.DataFrame({"sample_id": [2, 1, 2], "step": [0, 0, 1]})
+    rankings = pd.DataFrame(
+        {
+            "method": ["popularity", "trained", "untrained"],
+            "sample_id": [3, 3, 3],
+            "completion": [None, "Up", "Heat"],
+        }
+    )
+
+    lines = printed(summary.work_table(rollouts, consumed, rankings))
+
+    assert lines == [
+        "scored   2 prompts by 4 rollouts of 7 tokens",
+        "trained  on 2 prompts in 2 steps",
+        "ranked   1 prompts by 2 policies' answers",
+    ]
+
+
 def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
     paths = {
         "selection": "data/05/selection.parquet",

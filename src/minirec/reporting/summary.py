@@ -89,6 +89,42 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
     return table
 
 
+def work_table(
+    rollouts: pd.DataFrame, consumed: pd.DataFrame, rankings: pd.DataFrame
+) -> Table:
+    """Lay out how much was written, trained on and ranked.
+
+    Parameters
+    ----------
+    rollouts, consumed, rankings
+        The tables of `minirec.schemas` with these names.
+
+    Returns
+    -------
+    Table
+        A line each for scoring, training and evaluation.
+    """
+    tokens = int(rollouts["token_id"].map(len).sum())
+    answers = rankings[rankings["completion"].notna()]
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        "scored",
+        f"{rollouts['sample_id'].nunique():,} prompts by {len(rollouts):,} rollouts "
+        f"of {tokens:,} tokens",
+    )
+    table.add_row(
+        "trained",
+        f"on {consumed['sample_id'].nunique():,} prompts in "
+        f"{consumed['step'].nunique():,} steps",
+    )
+    table.add_row(
+        "ranked",
+        f"{answers['sample_id'].nunique():,} prompts by "
+        f"{answers['method'].nunique()} policies' answers",
+    )
+    return table
+
+
 def what_comes_next(
     written: Sequence[str], following: str | None, env: str | None
 ) -> str:
