@@ -7,6 +7,7 @@ node takes, such as a misspelt ``score.prob``, before anything runs.
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from minirec.errors import InputError
 from minirec.pipelines.preprocess.params import PreprocessParams
@@ -59,8 +60,12 @@ def check_parameters(parameters: dict) -> Parameters:
     try:
         return Parameters.model_validate(parameters)
     except ValidationError as error:
-        found = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (given {one['input']!r})"
-            for one in error.errors()
-        ]
-        raise InputError("parameters: " + "; ".join(found)) from None
+        found = [_sentence(one) for one in error.errors()]
+        raise InputError("; ".join(found)) from None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    if error["type"] == "value_error":  # one of our own
+        return str(error["ctx"]["error"])
+    name = ".".join(map(str, error["loc"]))
+    return f"parameters: {name}: {error['msg']} (given {error['input']!r})"

@@ -77,6 +77,11 @@ def test_lora_on_layers_that_the_model_lacks(lm, policy_params):
         new_adapter(lm, lora, seed=0)
 
 
+def test_a_model_that_cannot_be_had(tmp_path):
+    with pytest.raises(InputError, match=r"policy_model .* cannot be loaded: check"):
+        load_tokenizer({"pretrained_model_name_or_path": str(tmp_path)})
+
+
 def test_a_model_without_a_chat_template(tmp_path, policy_model, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()

@@ -1,4 +1,5 @@
 import doctest
+import shutil
 
 import pandas as pd
 import pytest
@@ -50,6 +51,27 @@ def test_a_prompt_longer_than_the_context(pool, items, policy_model, policy_para
         InputError, match=r"sample 9 has \d+ tokens.*preprocess\.window"
     ):
         render_prompts(pool, items, policy_model, policy_params)
+
+
+def test_a_template_without_a_system_message(
+    pool, items, policy_params, tmp_path, policy_model
+):
+    folder = shutil.copytree(
+        policy_model["pretrained_model_name_or_path"], tmp_path / "m"
+    )
+    template = folder / "chat_template.jinja"
+    refuse = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    )
+    template.write_text(refuse + template.read_text())
+    model = {"pretrained_model_name_or_path": str(folder)}
+    with pytest.raises(InputError, match=r'set policy\.prompt\.system to ""'):
+        render_prompts(pool, items, model, policy_params)
+
+    prompt = policy_params.prompt.model_copy(update={"system": ""})
+    without = policy_params.model_copy(update={"prompt": prompt})
+    table = render_prompts(pool, items, model, without)
+    assert table["prompt"][0].startswith("<|start|>user\nI watched:\nPaper Garden")
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ def test_scores_are_cosines_plus_the_prior():
     np.testing.assert_allclose(scores, expected, rtol=0, atol=2**-22)
 
 
-def test_the_prior_is_logarithmic_popularity():
+def test_the_prior_is_the_share_of_the_most_popular():
     # log2 of 1, 2, 4 and 8: 0, 1, 2 and 3 of 3
     np.testing.assert_allclose(
-        popularity_prior([0, 1, 3, 7]), [0, 1 / 3, 2 / 3, 1], rtol=1e-15
+        popularity_prior([0, 1, 3, 4]), [0, 0.25, 0.75, 1], rtol=1e-15
     )
     assert popularity_prior([0, 0]).tolist() == [0, 0]
 

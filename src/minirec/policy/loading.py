@@ -29,12 +29,18 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     Raises
     ------
     InputError
-        If the tokenizer has no chat template or no end token.
+        If the tokenizer cannot be had, or has no chat template or no end token.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(**model, padding_side="left")
     name = model["pretrained_model_name_or_path"]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**model, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"policy_model {name} cannot be loaded: check its name, policy_revision and "
+            f"the network, or name a folder ({str(error).splitlines()[0]})"
+        ) from error
     if tokenizer.chat_template is None:
         raise InputError(
             f"policy_model {name} has no chat template: name an instruction-tuned "

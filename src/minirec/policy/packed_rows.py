@@ -22,7 +22,9 @@ class TokenLogProbs(NamedTuple):
     log_prob: torch.Tensor  # (n,) float32 or finer, with its gradient
     row: torch.Tensor  # (n,) which prompt
     rollout: torch.Tensor  # (n,) which of its completions
-    entropy: torch.Tensor  # (n,) of the distribution it was drawn from, in nats; no gradient
+    entropy: (
+        torch.Tensor
+    )  # (n,) of the distribution it was drawn from, in nats; no gradient
 
 
 def packed_log_probs(

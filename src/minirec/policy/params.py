@@ -14,7 +14,10 @@ class Params(BaseModel):
 
 
 class PromptParams(Params):
-    """The texts around a history; ``{history}`` stands for its titles."""
+    """The texts around a history; ``{history}`` stands for its titles.
+
+    An empty ``system`` leaves the system message out.
+    """
 
     system: str
     user: str = Field(pattern=r"\{history\}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from jinja2 import TemplateError
 
 from minirec.columns import (
     HISTORY_ITEM_ID,
@@ -87,16 +88,20 @@ def _rendered(
     tokenizer: PreTrainedTokenizerBase, titles: list[str], prompt: PromptParams
 ) -> str:
     # replace, not format: titles and instructions may hold braces
-    messages = [
-        {"role": "system", "content": prompt.system},
-        {
-            "role": "user",
-            "content": prompt.user.replace("{history}", "\n".join(titles)),
-        },
-    ]
-    chat = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
+    user = prompt.user.replace("{history}", "\n".join(titles))
+    messages = [{"role": "user", "content": user}]
+    if prompt.system:
+        messages.insert(0, {"role": "system", "content": prompt.system})
+    try:
+        chat = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template of policy_model refuses the prompt ({error}): if it "
+            'knows no system message, set policy.prompt.system to "" and put the '
+            "instruction into policy.prompt.user"
+        ) from error
     return f"{chat}{prompt.answer_start}"
 
 

@@ -58,9 +58,10 @@ def ground(
 
 
 def popularity_prior(counts: ArrayLike) -> NDArray[np.float64]:
-    """Map how often each item was chosen to [0, 1]: ``log(1 + n) / log(1 + max n)``.
+    """Map how often each item was chosen to [0, 1]: ``n / max n``.
 
-    The logarithm keeps a few favourites from deciding every ranking. Source: none.
+    Source: none. On the validation split of MovieLens-100K it served better than
+    ``log(1 + n)``, which lifts the many items of middling popularity too.
 
     Parameters
     ----------
@@ -79,8 +80,8 @@ def popularity_prior(counts: ArrayLike) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> popularity_prior([0, 1, 3]).tolist()
-    [0.0, 0.5, 1.0]
+    >>> popularity_prior([0, 1, 4]).tolist()
+    [0.0, 0.25, 1.0]
     """
     chosen = np.asarray(counts, dtype=np.float64)
     if not (chosen >= 0).all():
@@ -88,8 +89,7 @@ def popularity_prior(counts: ArrayLike) -> NDArray[np.float64]:
             "popularity in items holds a negative or missing count: count train "
             "interactions from 0"
         )
-    heat = np.log1p(chosen)
-    return heat / (heat.max(initial=0) or 1.0)
+    return chosen / (chosen.max(initial=0) or 1.0)
 
 
 def mask_seen(
