@@ -4,8 +4,42 @@ Ids are strings: an id is a name, whatever the source wrote it as. Rewards, rank
 scores say their direction here once.
 """
 
+import ibis.expr.datatypes as dt
+import pandera.ibis as pai
 import pandera.pandas as pa
+from pandera.api.ibis.types import IbisData
 from pandera.typing.pandas import Series
+
+
+class Interactions(pai.DataFrameModel):
+    """Who chose what and when, after cleaning; a user has an item at most once.
+
+    Of Ibis tables types alone are checked: a check of values would compute the table
+    a second time. Nulls were refused when it was cleaned.
+    """
+
+    user_id: dt.string = pai.Field(nullable=True)
+    item_id: dt.string = pai.Field(nullable=True)
+    rating: dt.float64 = pai.Field(nullable=True, description="null without ratings")
+    timestamp: dt.int64 = pai.Field(nullable=True, description="seconds since 1970")
+    position: dt.int64 = pai.Field(nullable=True, description="in the user, from 0")
+    split: dt.string = pai.Field(nullable=True, description="train, valid or test")
+
+
+class Samples(pai.DataFrameModel):
+    """One interaction each, with the window of the past before it."""
+
+    sample_id: dt.int64 = pai.Field(nullable=True, description="row number from 0")
+    user_id: dt.string = pai.Field(nullable=True)
+    position: dt.int64 = pai.Field(nullable=True, description="of the target")
+    timestamp: dt.int64 = pai.Field(nullable=True, description="of the target")
+    target_item_id: dt.string = pai.Field(nullable=True)
+    split: dt.string = pai.Field(nullable=True, description="of the target")
+
+    @pai.dataframe_check
+    def history_item_id_holds_lists_of_ids(cls, data: IbisData) -> bool:  # noqa: N805
+        """Check the column that pandera has no type for; oldest first."""
+        return data.table.schema().get("history_item_id") == dt.Array(dt.string)
 
 
 class Items(pa.DataFrameModel):
@@ -150,3 +184,13 @@ class Metrics(pa.DataFrameModel):
     high: Series[float] = pa.Field(ge=0, le=1)
     users: Series[int] = pa.Field(gt=0)
     samples: Series[int] = pa.Field(gt=0)
+
+
+class Costs(pa.DataFrameModel):
+    """What each node took when it last ran."""
+
+    pipeline: Series[str]
+    node: Series[str] = pa.Field(unique=True)
+    seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
+    peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
+    finished_at: Series[str] = pa.Field(description="ISO 8601, UTC")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from kedro.io import Version
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas import ParquetDataset as PandasParquetDataset
 
@@ -11,11 +12,39 @@ from minirec.datasets.atomic import replacing
 
 
 class ParquetDataset(PandasParquetDataset):
-    """Kedro's ``pandas.ParquetDataset`` on local files, with two differences.
+    """Kedro's ``pandas.ParquetDataset`` on a local file, with two differences.
 
     Saving replaces the file at once or not at all, and the preview shows columns of
-    lists. The arguments are the same.
+    lists.
+
+    Parameters
+    ----------
+    filepath : str
+        The file.
+    load_args, save_args : dict, optional
+        Of ``pandas.read_parquet`` and ``DataFrame.to_parquet``.
+    version : Version, optional
+        Set by Kedro where the entry is ``versioned``.
+    metadata : dict, optional
+        For plugins.
     """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            filepath=filepath,
+            load_args=load_args,
+            save_args=save_args,
+            version=version,
+            metadata=metadata,
+        )
 
     def save(self, data: pd.DataFrame) -> None:
         """Write the table, replacing the file as a whole."""
