@@ -21,7 +21,7 @@ class Interactions(pai.DataFrameModel):
     user_id: dt.string = pai.Field(nullable=True)
     item_id: dt.string = pai.Field(nullable=True)
     rating: dt.float64 = pai.Field(nullable=True, description="null without ratings")
-    timestamp: dt.int64 = pai.Field(nullable=True, description="seconds since 1970")
+    timestamp: dt.float64 = pai.Field(nullable=True, description="seconds since 1970")
     position: dt.int64 = pai.Field(nullable=True, description="in the user, from 0")
     split: dt.string = pai.Field(nullable=True, description="train, valid or test")
 
@@ -32,12 +32,13 @@ class Samples(pai.DataFrameModel):
     sample_id: dt.int64 = pai.Field(nullable=True, description="row number from 0")
     user_id: dt.string = pai.Field(nullable=True)
     position: dt.int64 = pai.Field(nullable=True, description="of the target")
-    timestamp: dt.int64 = pai.Field(nullable=True, description="of the target")
+    timestamp: dt.float64 = pai.Field(nullable=True, description="of the target")
     target_item_id: dt.string = pai.Field(nullable=True)
     split: dt.string = pai.Field(nullable=True, description="of the target")
 
     @pai.dataframe_check
-    def history_item_id_holds_lists_of_ids(cls, data: IbisData) -> bool:  # noqa: N805
+    @classmethod
+    def history_item_id_holds_lists_of_ids(cls, data: IbisData) -> bool:
         """Check the column that pandera has no type for; oldest first."""
         return data.table.schema().get("history_item_id") == dt.Array(dt.string)
 
@@ -145,9 +146,13 @@ class Curriculum(pa.DataFrameModel):
 
 
 class TrainingLog(pa.DataFrameModel):
-    """What training reported at each step, by TRL's own names."""
+    """What training reported at each step, by TRL's own names; these among others."""
 
     step: Series[int] = pa.Field(unique=True, ge=1)
+    reward: Series[float] = pa.Field(description="mean over the step's completions")
+    num_tokens: Series[float] = pa.Field(
+        ge=0, description="so far; a prompt counts once for each completion"
+    )
 
 
 class Consumed(pa.DataFrameModel):

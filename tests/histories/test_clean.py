@@ -1,7 +1,10 @@
 import datetime
+import decimal
 
 import ibis
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minirec.errors import InputError
 from minirec.histories.clean import clean_interactions, clean_items
@@ -25,11 +28,11 @@ def test_interactions_come_in_one_form():
         "user_id": ibis.dtype("string"),
         "item_id": ibis.dtype("string"),
         "rating": ibis.dtype("float64"),
-        "timestamp": ibis.dtype("int64"),
+        "timestamp": ibis.dtype("float64"),
     }
     assert records(table) == [
-        {"user_id": "1", "item_id": "7", "rating": 4.0, "timestamp": 9},
-        {"user_id": "2", "item_id": "7", "rating": 5.0, "timestamp": 3},
+        {"user_id": "1", "item_id": "7", "rating": 4.0, "timestamp": 9.9},
+        {"user_id": "2", "item_id": "7", "rating": 5.0, "timestamp": 3.0},
     ]
 
 
@@ -40,21 +43,43 @@ def test_ratings_are_null_where_the_source_has_none():
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "times",
     [
-        datetime.datetime(1970, 1, 2, 0, 0, 1, 900_000),
-        datetime.datetime(1970, 1, 2, 0, 0, 1, tzinfo=datetime.UTC),
+        [0.1, 0.2],
+        [0.1 + 0.2, 0.3],
+        [1_700_000_000_123, 1_700_000_000_124],  # milliseconds stay milliseconds
+        [-1, 0],
+        [decimal.Decimal("1.25"), decimal.Decimal("1.50")],
     ],
 )
-def test_times_become_whole_seconds(moment):
+def test_numbers_are_times_as_they_are(times):
+    table = clean_interactions(interactions(timestamp=times)).order_by("user_id")
+    assert table.timestamp.execute().tolist() == [float(time) for time in times]
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"),
+    [
+        (datetime.datetime(1970, 1, 2, 0, 0, 1, 900_000), 86_401.9),
+        (datetime.datetime(1970, 1, 2, 0, 0, 1, tzinfo=datetime.UTC), 86_401),
+        (datetime.datetime(1969, 12, 31, 23, 59, 59, 250_000), -0.75),
+        # Seconds since 1970 have 2 ** -22 to spare here, which is a quarter of 1e-6.
+        (datetime.datetime(2024, 1, 2, 3, 4, 5, 123_456), 1_704_164_645.123456),
+        (datetime.date(1970, 1, 3), 172_800),
+    ],
+)
+def test_times_become_seconds_since_1970(moment, seconds):
     table = clean_interactions(interactions(timestamp=[moment, moment]))
-    assert table.timestamp.execute().tolist() == [86_401, 86_401]
+    assert table.timestamp.execute().tolist() == [seconds, seconds]
 
 
-def test_dates_become_seconds_of_their_midnight():
-    day = datetime.date(1970, 1, 3)
-    table = clean_interactions(interactions(timestamp=[day, day]))
-    assert table.timestamp.execute().tolist() == [172_800, 172_800]
+def test_times_within_a_second_keep_their_order():
+    start = datetime.datetime(2024, 1, 2, 3, 4, 5)
+    times = [start + datetime.timedelta(microseconds=n) for n in (2, 1)]
+    raw = interactions(item_id=["x", "x"], user_id=["a", "a"], timestamp=times)
+    (kept,) = records(clean_interactions(raw.mutate(rating=ibis.row_number())))
+    assert kept["rating"] == 1.0
+    assert kept["timestamp"] == 1_704_164_645.000001
 
 
 def test_of_repeated_interactions_the_earliest_stays():
@@ -142,6 +167,29 @@ def test_items_come_in_one_form_one_row_each():
         {"item_id": "1", "title": "Big", "description": "Comedy"},
         {"item_id": "2", "title": "Up", "description": "none"},
     ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.text(st.sampled_from("Ab \t\n\r\f\v\x85\xa0\u2009\u3000")), min_size=1)
+)
+def test_titles_and_descriptions_are_one_line_with_single_spaces(texts):
+    ids = [f"{row:03}" for row in range(len(texts))]
+    raw = ibis.memtable(
+        {"item_id": ids, "title": texts, "description": texts},
+        schema=dict.fromkeys(("item_id", "title", "description"), "string"),
+    )
+    found = clean_items(raw).order_by("item_id").to_pyarrow()
+    expected = [" ".join(text.split()) or None for text in texts]
+    assert found["title"].to_pylist() == expected
+    assert found["description"].to_pylist() == expected
+
+
+def test_titles_that_differ_in_white_space_alone_are_one():
+    raw = ibis.memtable(
+        {"item_id": ["x", "x"], "title": ["The\nBig  One", "The Big One "]}
+    )
+    assert clean_items(raw).title.execute().tolist() == ["The Big One"]
 
 
 def test_items_need_no_descriptions():

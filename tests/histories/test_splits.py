@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 from minirec.errors import InputError
 from minirec.histories.splits import order_and_split
 
+# Whole seconds, and such as engines round when they stand as numbers in a query.
+TIMES = [0.0, 1.0, 0.16195407019788421, 0.1 + 0.2, 0.3, 1_700_000_000.123456]
+
 EVENTS = st.dictionaries(
     st.tuples(st.sampled_from("abc"), st.sampled_from("tuvwxyz")),
-    st.integers(0, 5),
+    st.sampled_from(TIMES),
     min_size=1,
 )
 
@@ -64,6 +67,23 @@ def test_time_cuts_ties_by_user_and_item():
         ["b", "x", "test"],
         ["b", "y", "test"],
     ]
+
+
+def test_fractions_of_a_second_come_before_the_item():
+    events = {("a", "x"): 0.3, ("a", "y"): 0.2, ("a", "z"): 0.1}
+    found = split(events, "leave_last_out")
+    assert found["item_id"].tolist() == ["z", "y", "x"]
+
+
+def test_time_cuts_ties_of_fractions():
+    # Both cuts fall among the ties of the later moment.
+    late = 0.16195407019788421
+    events = {
+        **{("a", "w"): 0.16, ("a", "x"): late},
+        **{("b", "x"): late, ("b", "y"): late, ("b", "z"): late},
+    }
+    found = split(events, "time", valid=0.4, test=0.2)
+    assert found["split"].tolist() == ["train", "train", "valid", "valid", "test"]
 
 
 def test_users_of_two_interactions_leave_nothing_to_train_on():

@@ -10,7 +10,7 @@ from minirec.histories.windows import draw_pool, seen_items, windows
 
 EVENTS = st.dictionaries(
     st.tuples(st.sampled_from("abc"), st.sampled_from("tuvwxyz")),
-    st.integers(0, 5),
+    st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.1 + 0.2, 1.0]),
     min_size=8,  # of three users, one then has three interactions or more
 )
 

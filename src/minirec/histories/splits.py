@@ -103,7 +103,9 @@ def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
 
     def before(cut: int) -> ir.BooleanColumn:
         moment = int(np.searchsorted(ends, cut, side="right"))
-        timestamp = int(moments[TIMESTAMP][moment])
+        # As text, since engines read a literal number as a decimal, rounded.
+        exact = repr(float(moments[TIMESTAMP][moment]))
+        timestamp = ibis.literal(exact).cast("float64")
         ties_before = cut - int(ends[moment] - moments["n"][moment])
         return (_[TIMESTAMP] < timestamp) | (
             (_[TIMESTAMP] == timestamp) & (_.tie < ties_before)
