@@ -28,6 +28,7 @@ viz: $(READY) ## Open the pipelines, tables and figures in the browser
 
 clean-data: ## Delete what runs have made, but not what was downloaded (data/01_raw)
 	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
+	@rm -rf data/test
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \

@@ -44,7 +44,11 @@ def run(pipeline, catalog, hook, runner=None, **run_params):
     manager = _create_hook_manager()
     manager.register(hook)
     about = {
-        "run_params": {"pipeline_names": None, "env": "local"}
+        "run_params": {
+            "pipeline_names": None,
+            "env": "local",
+            "runner": "SequentialRunner",
+        }
         | dict.fromkeys(PARTS)
         | run_params,
         "pipeline": pipeline,
@@ -206,6 +210,17 @@ def test_what_a_dataset_refused_is_one_sentence_with_its_name():
     )
     with pytest.raises(InputError, match=r"^raw_items: a\.csv does not exist\.$"):
         InputHook().on_pipeline_error(error=refused)
+
+
+def test_a_full_disk_is_one_sentence():
+    full = chained(
+        DatasetError("scores: Failed while saving"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    )
+    with pytest.raises(
+        InputError, match=r"^scores cannot be written \(.*\): make room"
+    ):
+        InputHook().on_pipeline_error(error=full)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from minirec.reporting.summary import METHODS
+
 TABLES = {
     "02_intermediate": ["interactions", "items"],
     "03_primary": ["samples", "prompts"],
@@ -109,6 +111,46 @@ def test_equal_seeds_give_equal_tables(test_run, copy_project, kedro):
             assert all((one[key] == same[key]).all() for key in one)
 
 
+def test_threads_find_what_one_process_finds(test_run, copy_project, kedro):
+    threaded = copy_project()
+    done = kedro(threaded, "run", "--env", "test", "--runner", "ThreadRunner")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in ("05_model_input/scores.parquet", "08_reporting/metrics.csv"):
+        read = pd.read_parquet if file.endswith("parquet") else pd.read_csv
+        one, other = (
+            read(path / "data/test" / file) for path in (test_run.path, threaded)
+        )
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_the_run_says_what_it_found_and_where_it_lies(test_run, parameters):
+    said = " ".join(test_run.output.split())
+    metrics = pd.read_csv(test_run.path / "data/test/08_reporting/metrics.csv")
+    ndcg = metrics[metrics["metric"] == "ndcg@10"].set_index("method")["mean"]
+    for method, name in METHODS.items():
+        (row,) = [
+            line
+            for line in test_run.output.splitlines()
+            if line.strip().startswith(name)
+        ]
+        assert f" {ndcg[method]:.3f} [" in row
+
+    pool = parameters["preprocess"]["pool"]
+    rollouts = pool["train"] * parameters["score"]["probe"]["rollouts"]
+    assert f"scored {pool['train']} prompts by {rollouts} rollouts of " in said
+    assert f"trained on {parameters['select']['size']} prompts in " in said
+    assert f"ranked {pool['test']} prompts by 2 policies' answers" in said
+
+    layers = "data/test/05_model_input", "data/test/08_reporting"
+    assert f"tables {layers[0]}/selection.parquet, {layers[1]}/metrics.csv" in said
+    assert f"figures {layers[1]} " in said
+    assert "adapter data/test/06_models/policy_adapter " in said
+
+
 def test_a_single_pipeline_runs_on_what_lies_there(test_run, kedro):
     done = kedro(test_run.path, "run", "--env", "test", "--pipelines", "select")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == (
+        "Wrote curriculum, reward_figure, selection_figure. "
+        "Next: kedro run --pipelines train_eval --env test"
+    )

@@ -36,9 +36,13 @@ STAGE = "stage"
 
 METHOD = "method"
 METRIC = "metric"
+TOP_ITEM_ID = "top_item_id"
 
 # values of `split`
 TRAIN, VALID, TEST = "train", "valid", "test"
+
+# values of `method`, beside POPULARITY
+TRAINED, UNTRAINED, NEAREST = "trained", "untrained", "nearest"
 
 # values of `reason` in `candidates`
 KEPT, TOO_EASY, TOO_HARD, NO_SPREAD = "kept", "too_easy", "too_hard", "no_spread"

@@ -1,5 +1,8 @@
 """The one error that MiniRec raises on bad input."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from click import ClickException
 
 
@@ -8,3 +11,26 @@ class InputError(ClickException, ValueError):
 
     As a ``ClickException``, ``kedro run`` prints it as one line, without a traceback.
     """
+
+
+@contextmanager
+def loading(parameter: str, model: dict[str, str]) -> Iterator[None]:
+    """Say in one sentence which model could not be loaded, and why.
+
+    Parameters
+    ----------
+    parameter
+        ``policy_model`` or ``encoder_model``.
+    model
+        Keyword arguments of ``from_pretrained``.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        name = model["pretrained_model_name_or_path"]
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{parameter} {name} cannot be loaded ({first}): check the name, the "
+            "revision and the network, or name a folder, in globals.yml or by "
+            f"--params {parameter}=..."
+        ) from error

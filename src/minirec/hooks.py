@@ -1,6 +1,8 @@
 """What happens around every run: each node's cost is kept, a summary is printed."""
 
+import errno
 import logging
+import os
 import resource
 import sys
 from datetime import UTC, datetime
@@ -34,7 +36,10 @@ PARTS = (
 )
 
 # the tables that say how much was done
-WORK = ("rollouts", "consumed", "rankings")
+WORK = ("rollouts", "consumed", "policy_log", "rankings")
+
+# a full disk, a quota, a read-only disk
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +63,12 @@ class InputHook:
         """Check all parameters, whichever pipeline runs, before Kedro does."""
         check_parameters(context.config_loader["parameters"])
 
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Import transformers before several threads do at once: one would fail."""
+        if "ThreadRunner" in run_params["runner"]:
+            import transformers  # noqa: F401
+
     @hook_impl(trylast=True)  # after CostHook, which saves what had finished
     def on_pipeline_error(self, error: Exception) -> None:
         """Raise an `InputError` for what a dataset refused, or a node's own."""
@@ -69,6 +80,13 @@ class InputHook:
             raise root from None
         if all(isinstance(link, DatasetError) for link in chain):
             raise InputError(str(error)) from None
+        # each engine wraps what the system said in an error of its own
+        if any(os.strerror(number) in str(root) for number in NO_ROOM):
+            name = str(error).partition(":")[0]
+            raise InputError(
+                f"{name} cannot be written ({root}): make room, or let `data` in globals.yml name "
+                "another folder; what had finished is kept, and --from-nodes goes on"
+            ) from None
 
 
 class CostHook:
@@ -151,9 +169,11 @@ class SummaryHook:
         console.width = min(console.width, 80)
         paths = paths_of(catalog, Path(run_params["project_path"]))
         if "metrics" in pipeline.all_outputs():
-            costs = catalog.load("costs") if catalog.exists("costs") else None
+            # processes of ParallelRunner keep no costs: those there are another run's
+            counted = "Parallel" not in run_params["runner"] and catalog.exists("costs")
+            costs = catalog.load("costs") if counted else None
             console.print(summary.metrics_table(catalog.load("metrics")))
-            if paths.keys() >= set(WORK):
+            if all(name in catalog and catalog.exists(name) for name in WORK):
                 console.print(summary.work_table(*map(catalog.load, WORK)))
             console.print(summary.places_table(paths, costs))
         elif written := sorted(pipeline.outputs() & paths.keys()):

@@ -4,6 +4,7 @@ Kedro checks each group when a node takes it; this model also refuses names that
 node takes, such as a misspelt ``score.prob``, before anything runs.
 """
 
+from difflib import get_close_matches
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -16,11 +17,14 @@ from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
 
+# which `--params` may name though the catalog takes them, see conf/base/globals.yml
+OF_CATALOG = {"policy_model", "policy_revision", "encoder_model", "encoder_revision"}
+
 
 class Parameters(Params, extra="ignore"):
     """The groups that the pipelines take; groups of your own are left alone."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     policy: PolicyParams
     ranking: RankingParams
     preprocess: PreprocessParams
@@ -57,6 +61,9 @@ def check_parameters(parameters: dict) -> Parameters:
     InputError
         Naming each parameter that is missing, unknown or out of range.
     """
+    for name in parameters.keys() - Parameters.model_fields.keys() - OF_CATALOG:
+        if near := get_close_matches(name, [*Parameters.model_fields, *OF_CATALOG], 1):
+            raise InputError(f"parameters: {name} is unknown: did you mean {near[0]}?")
     try:
         return Parameters.model_validate(parameters)
     except ValidationError as error:

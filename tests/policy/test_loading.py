@@ -78,7 +78,7 @@ def test_lora_on_layers_that_the_model_lacks(lm, policy_params):
 
 
 def test_a_model_that_cannot_be_had(tmp_path):
-    with pytest.raises(InputError, match=r"policy_model .* cannot be loaded: check"):
+    with pytest.raises(InputError, match=r"policy_model .* cannot be loaded \("):
         load_tokenizer({"pretrained_model_name_or_path": str(tmp_path)})
 
 

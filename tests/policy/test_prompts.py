@@ -6,7 +6,7 @@ import pytest
 
 from minirec.errors import InputError
 from minirec.policy import prompts
-from minirec.policy.prompts import answer, render_prompts
+from minirec.policy.prompts import answer, render_prompts, titles
 
 
 @pytest.fixture
@@ -51,6 +51,11 @@ def test_a_prompt_longer_than_the_context(pool, items, policy_model, policy_para
         InputError, match=r"sample 9 has \d+ tokens.*preprocess\.window"
     ):
         render_prompts(pool, items, policy_model, policy_params)
+
+
+def test_titles_hold_no_end_of_an_answer_and_no_line():
+    items = pd.DataFrame({"item_id": ["a"], "title": ['The "Real"\n Thing']})
+    assert titles(items, '"') == {"a": "The Real Thing"}
 
 
 def test_a_template_without_a_system_message(

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from minirec.policy.loading import load_model, load_tokenizer
 from minirec.policy.rollouts import (
-    _inverse_cdf,
+    _first_to_arrive,
     _shared_prefix,
     greedy_completions,
     sample_completions,
@@ -72,13 +73,24 @@ def test_a_completion_ends_once_or_is_cut(lm, tokenizer):
             assert tokens[-1] in ends or len(tokens) == 8
 
 
-def test_inverse_cdf_by_hand():
-    logits = torch.tensor([[0.5, 0.25, 0.25]]).log().expand(5, -1)
-    draws = torch.tensor([0.0, 0.49, 0.5, 0.74, 0.9999])
-    assert _inverse_cdf(logits, draws).tolist() == [0, 0, 1, 1, 2]
+def test_the_first_to_arrive_by_hand():
+    # waiting times over rates 0.5, 0.25 and 0.25: 2, 4 and 1.2
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    assert _first_to_arrive(logits, torch.tensor([[1.0, 1.0, 0.3]])).tolist() == [2]
 
 
-def test_inverse_cdf_never_draws_what_has_no_probability():
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, -1)
-    draws = torch.tensor([0.0, 1.0 - 2**-24])
-    assert _inverse_cdf(logits, draws).tolist() == [1, 1]
+def test_tokens_are_drawn_by_their_probability():
+    probability = torch.tensor([0.6, 0.3, 0.1, 0.0])
+    draws = torch.from_numpy(
+        np.random.default_rng(0).standard_exponential((20_000, 4), np.float32)
+    )
+    tokens = _first_to_arrive(probability.log().expand(20_000, -1), draws)
+    share = torch.bincount(tokens, minlength=4) / 20_000
+    # four standard errors of a share
+    error = 4 * (probability * (1 - probability) / 20_000).sqrt()
+    assert (share - probability).abs().le(error).all()
+
+
+def test_a_waiting_time_of_zero_draws_nothing_impossible():
+    logits = torch.tensor([[-torch.inf, 0.0]])
+    assert _first_to_arrive(logits, torch.tensor([[0.0, 1.0]])).tolist() == [1]

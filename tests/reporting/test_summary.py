@@ -68,11 +68,13 @@ def test_work_counts_prompts_rollouts_tokens_and_steps():
         }
     )
 
-    lines = printed(summary.work_table(rollouts, consumed, rankings))
+    log = pd.DataFrame({"step": [1, 2], "num_tokens": [600.0, 1300.0]})
+
+    lines = printed(summary.work_table(rollouts, consumed, log, rankings))
 
     assert lines == [
         "scored   2 prompts by 4 rollouts of 7 tokens",
-        "trained  on 2 prompts in 2 steps",
+        "trained  on 2 prompts in 2 steps, 1,300 tokens read and written",
         "ranked   1 prompts by 2 policies' answers",
     ]
 

@@ -102,10 +102,21 @@ def test_training_raises_the_reward(learner, prompts, items):
         return scores[:, 2]
 
     unmasked = prompts.assign(seen_item_id=[[]] * len(prompts))
-    training = train(policy, unmasked, items, nearness, order=(4, 7, 9, 12) * 40, n=160)
-    first, last = training.log.head(20), training.log.tail(20)
-    # means over 20 x 6 completions each; their standard errors add up
-    error = np.hypot(*(part["reward_std"].mean() / 120**0.5 for part in (first, last)))
+    training = train_grpo(
+        policy,
+        order=(4, 7, 9, 12) * 40,
+        n_samples=160,
+        prompts=unmasked,
+        tasks=Tasks(unmasked, items),
+        reward=nearness,
+        grpo=GRPOParams(learning_rate=0.02, num_generations=8, beta=0.0),
+        prompts_per_step=4,
+        seed=3,
+        label="test",
+    )
+    first, last = training.log.head(10), training.log.tail(10)
+    # means over 10 x 32 completions each; their standard errors add up
+    error = np.hypot(*(part["reward_std"].mean() / 320**0.5 for part in (first, last)))
     assert last["reward"].mean() - first["reward"].mean() > 3 * error
 
 

@@ -68,8 +68,8 @@ def sample_gradients(
 
     At the policy that wrote the completions the clipped ratio is 1, and the gradient
     of a prompt's loss is that of minus the sum over its completions' tokens of
-    advantage x log-probability. The constant that GRPO's variants divide by is left
-    out: it does not turn the gradient.
+    advantage x log-probability. The number of tokens of the whole batch, by which
+    TRL's default loss (``dapo``) divides, is left out: it does not turn the gradient.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ class CountSketch:
     """A linear map to few dimensions that keeps cosines on average.
 
     Each coordinate is added, with a random sign, to one random bucket (Charikar, Chen
-    and Farach-Colton, 2002). Coordinates are never stored: buckets and signs come from
-    the seed and the parameter's place.
+    and Farach-Colton, 2002). No matrix is stored, only a bucket and a sign for each
+    coordinate.
 
     Parameters
     ----------

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from minirec.errors import InputError
+from minirec.errors import InputError, loading
+from minirec.types import Adapter, Model
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from minirec.policy.params import LoraParams, PromptParams
-
-Model = dict[str, str]
-Adapter = dict[str, Any]
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
@@ -34,13 +33,10 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     name = model["pretrained_model_name_or_path"]
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**model, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"policy_model {name} cannot be loaded: check its name, policy_revision and "
-            f"the network, or name a folder ({str(error).splitlines()[0]})"
-        ) from error
+    with loading("policy_model", model):
+        tokenizer = AutoTokenizer.from_pretrained(
+            **model, padding_side="left", trust_remote_code=False
+        )
     if tokenizer.chat_template is None:
         raise InputError(
             f"policy_model {name} has no chat template: name an instruction-tuned "
@@ -63,6 +59,12 @@ def load_model(
 
     Its ``generation_config.eos_token_id`` holds every token that ends an answer
     (`end_tokens`), so that probing, training and evaluation stop at the same ones.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be had, or is no transformer whose every layer attends by
+        mask and position, which packed rows need.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -72,7 +74,14 @@ def load_model(
     # peft asks transformers by an old name; nothing that a user could change
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lm = AutoModelForCausalLM.from_pretrained(**model, dtype=getattr(torch, dtype))
+    with loading("policy_model", model):
+        lm = AutoModelForCausalLM.from_pretrained(
+            **model,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    _check_architecture(lm)
     lm.generation_config.eos_token_id = end_tokens(tokenizer, prompt.answer_end)
     lm.generation_config.pad_token_id = tokenizer.pad_token_id
     lm.eval()
@@ -83,6 +92,40 @@ def load_model(
         lambda _, inputs: (inputs[0].contiguous(),)
     )
     return lm.to(device)  # type: ignore[arg-type]  # the stub takes no device name
+
+
+def _check_architecture(lm: PreTrainedModel) -> None:
+    """Refuse what packed rows would get wrong: recurrent layers, no own positions."""
+    known = {"full_attention", "sliding_attention"}  # for windows: `check_window`
+    layers = getattr(lm.config.get_text_config(), "layer_types", None) or known
+    takes = inspect.signature(lm.forward).parameters
+    needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
+    if not set(layers) <= known or not needed <= takes.keys():
+        raise InputError(
+            f"policy_model is a {type(lm).__name__}, which does not attend by mask and "
+            "position in every layer: name a causal transformer, such as Llama, Qwen, "
+            "Gemma or SmolLM"
+        )
+
+
+def check_window(lm: PreTrainedModel | PeftModel, length: int) -> None:
+    """Refuse rows longer than what a layer of the model looks back on.
+
+    Raises
+    ------
+    InputError
+        Naming both lengths.
+    """
+    config = lm.config.get_text_config()
+    layers = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = layers is None or "sliding_attention" in layers
+    if window is not None and slides and length > window:
+        raise InputError(
+            f"a row of {length} tokens is longer than the {window} that policy_model "
+            "attends to at a time: lower preprocess.window, score.probe.rollouts or "
+            "policy.sampling.max_new_tokens, or name another model"
+        )
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, answer_end: str) -> list[int]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from minirec.policy.loading import check_window
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
@@ -76,6 +78,7 @@ def packed_log_probs(
                 for column, token in zip(columns, completion, strict=True)
             ]
             start = stop
+    check_window(lm, shape[1])
     mask = _mask(segment, lm.dtype)
     logits = lm(
         input_ids=ids.to(device),

@@ -10,7 +10,7 @@ from minirec.functions import function_at
 class Params(BaseModel):
     """A group of parameters in which an unknown name is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PromptParams(Params):

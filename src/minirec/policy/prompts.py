@@ -19,13 +19,13 @@ from minirec.columns import (
     TITLE,
     USER_ID,
 )
-from minirec.errors import InputError
+from minirec.errors import InputError, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from minirec.policy.loading import Model
     from minirec.policy.params import PolicyParams, PromptParams
+    from minirec.types import Model
 
 
 def render_prompts(
@@ -59,7 +59,7 @@ def render_prompts(
     from minirec.policy.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    title = dict(zip(items[ITEM_ID], items[TITLE], strict=True))
+    title = titles(items, policy.prompt.answer_end)
     texts = [
         _rendered(tokenizer, [title[item] for item in history], policy.prompt)
         for history in pool[HISTORY_ITEM_ID]
@@ -69,7 +69,9 @@ def render_prompts(
     ]
     prompts = pool.copy()
     prompts[PROMPT], prompts[N_TOKENS] = texts, lengths
-    context = AutoConfig.from_pretrained(**model).get_text_config()
+    with loading("policy_model", model):
+        config = AutoConfig.from_pretrained(**model, trust_remote_code=False)
+    context = config.get_text_config()
     limit = context.max_position_embeddings - policy.sampling.max_new_tokens
     if max(lengths) > limit:
         longest = prompts.sort_values(N_TOKENS).iloc[-1]
@@ -85,10 +87,10 @@ def render_prompts(
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, titles: list[str], prompt: PromptParams
+    tokenizer: PreTrainedTokenizerBase, history: list[str], prompt: PromptParams
 ) -> str:
     # replace, not format: titles and instructions may hold braces
-    user = prompt.user.replace("{history}", "\n".join(titles))
+    user = prompt.user.replace("{history}", "\n".join(history))
     messages = [{"role": "user", "content": user}]
     if prompt.system:
         messages.insert(0, {"role": "system", "content": prompt.system})
@@ -103,6 +105,17 @@ def _rendered(
             "instruction into policy.prompt.user"
         ) from error
     return f"{chat}{prompt.answer_start}"
+
+
+def titles(items: pd.DataFrame, answer_end: str) -> dict[str, str]:
+    """Return each item's title as prompts and answers hold it.
+
+    What ends an answer cannot stand within one, so that it is left out.
+    """
+    return {
+        item: " ".join(title.replace(answer_end, "").split())
+        for item, title in zip(items[ITEM_ID], items[TITLE], strict=True)
+    }
 
 
 def answer(completion: str, answer_end: str) -> str:

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minirec.policy.loading import check_window
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# second part of a seed: what probing draws, training does not draw again
+PROBING, TRAINING = 0, 1
 
 
 def sample_completions(
@@ -25,8 +30,10 @@ def sample_completions(
     """Sample ``rollouts`` completions of each prompt.
 
     What all prompts begin with is read once, the rest of each prompt once, and their
-    key-value cache repeated for the completions. A completion's draws come from its prompt's seed alone, so that they do not depend
-    on the batch around it.
+    key-value cache repeated for the completions. A completion's draws come from its
+    prompt's seed alone, whatever batch it falls to. What remains is rounding: in
+    bfloat16 other rows of the batch can turn a choice between tokens that are all but
+    equally likely.
 
     Parameters
     ----------
@@ -35,7 +42,7 @@ def sample_completions(
     prompts
         B texts, rendered.
     seeds
-        B seeds, such as ``(seed, sample_id)``.
+        B seeds, such as ``(seed, PROBING, sample_id)``.
     rollouts
         Completions of each prompt, G.
     max_new_tokens
@@ -50,16 +57,19 @@ def sample_completions(
     """
     import torch
 
-    draws = np.stack(
-        [
-            np.random.default_rng(seed).random((rollouts, max_new_tokens), np.float32)
-            for seed in seeds
-        ]
-    )
-    uniform = torch.from_numpy(draws.reshape(-1, max_new_tokens)).to(lm.device)
+    noise = [
+        np.random.default_rng([*seed, rollout])
+        for seed in seeds
+        for rollout in range(rollouts)
+    ]
 
-    def choose(logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
-        return _inverse_cdf(logits / temperature, uniform[rows, step])
+    def choose(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        size = logits.shape[-1]
+        draws = [
+            noise[row].standard_exponential(size, np.float32) for row in rows.tolist()
+        ]
+        waiting = torch.from_numpy(np.stack(draws)).to(logits.device)
+        return _first_to_arrive(logits.float() / temperature, waiting)
 
     return _decode(lm, tokenizer, prompts, rollouts, max_new_tokens, choose)
 
@@ -72,19 +82,20 @@ def greedy_completions(
 ) -> list[list[int]]:
     """Return the token ids of each prompt's most likely completion, token by token."""
     completions = _decode(
-        lm, tokenizer, prompts, 1, max_new_tokens, lambda logits, *_: logits.argmax(-1)
+        lm, tokenizer, prompts, 1, max_new_tokens, lambda logits, _: logits.argmax(-1)
     )
     return [group[0] for group in completions]
 
 
-def _inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Draw one token a row: the first whose cumulated probability exceeds the draw.
+def _first_to_arrive(logits: torch.Tensor, waiting: torch.Tensor) -> torch.Tensor:
+    """Draw one token a row (the Gumbel-max trick).
 
-    The last sum differs from 1 by rounding, so the draw is scaled by it; a float32
-    draw is at most 1 - 2^-24, and its product rounds to less than the sum.
+    Of exponential waiting times at rates softmax(logits), the shortest falls to each
+    token with its probability. Each token has a draw of its own, so that a rounding
+    error in one logit moves no other: an inverse cumulative sum would shift them all.
     """
-    cumulated = logits.float().softmax(-1).cumsum(-1)
-    return (cumulated <= uniform[:, None] * cumulated[:, -1:]).sum(-1)
+    least = float(np.finfo(np.float32).tiny)
+    return (logits - waiting.clamp(min=least).log()).argmax(-1)
 
 
 def _shared_prefix(ids: Sequence[Sequence[int]]) -> int:
@@ -112,6 +123,7 @@ def _decode(lm, tokenizer, prompts, group, max_new_tokens, choose):  # type: ign
         rest = tokenizer.pad(
             {"input_ids": [own[shared:] for own in ids]}, return_tensors="pt"
         ).to(lm.device)
+        check_window(lm, shared + rest["input_ids"].shape[1] + max_new_tokens)
         mask = rest["attention_mask"]
         positions = shared + (mask.cumsum(-1) - 1).clamp(min=0)
         mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
@@ -134,7 +146,7 @@ def _decode(lm, tokenizer, prompts, group, max_new_tokens, choose):  # type: ign
         rows = torch.arange(size, device=lm.device)  # rows still held in the cache
         alive = torch.ones(size, dtype=torch.bool, device=lm.device)
         for step in range(max_new_tokens):
-            token = choose(logits, rows, step)
+            token = choose(logits, rows)
             tokens[rows[alive], step] = token[alive]
             alive = alive & ~torch.isin(token, ends)
             if step + 1 == max_new_tokens or not alive.any():

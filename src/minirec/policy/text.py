@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from minirec.policy.params import PolicyParams, RankingParams
+    from minirec.types import Adapter, Model
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class TextPolicy:
 
 
 def load_catalogue(
-    encoder_model: loading.Model,
+    encoder_model: Model,
     items: pd.DataFrame,
     item_embeddings: dict[str, np.ndarray],
     ranking: RankingParams,
@@ -85,8 +86,8 @@ def load_catalogue(
 
 
 def load_policy(
-    policy_model: loading.Model,
-    adapter: loading.Adapter,
+    policy_model: Model,
+    adapter: Adapter,
     catalogue: Catalogue,
     params: PolicyParams,
 ) -> TextPolicy:

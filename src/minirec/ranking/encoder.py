@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
+
+from minirec.errors import loading
+from minirec.types import Model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+# texts between two steps of a progress bar; the encoder batches within
+CHUNK = 256
 
-def load_encoder(model: dict[str, str]) -> SentenceTransformer:
+
+def load_encoder(model: Model) -> SentenceTransformer:
     """Return the encoder, on a GPU where there is one.
 
     Parameters
@@ -25,13 +32,17 @@ def load_encoder(model: dict[str, str]) -> SentenceTransformer:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of loading its weights, a moment's work
-    return SentenceTransformer(
-        model["pretrained_model_name_or_path"], revision=model.get("revision")
-    )
+    with loading("encoder_model", model):
+        return SentenceTransformer(
+            model["pretrained_model_name_or_path"],
+            revision=model.get("revision"),
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
 
 
 def encode(
-    encoder: SentenceTransformer, texts: Sequence[str], progress: bool = False
+    encoder: SentenceTransformer, texts: Sequence[str], label: str | None = None
 ) -> NDArray[np.float32]:
     """Return the embeddings (N, d) of N texts, each of unit length.
 
@@ -44,13 +55,21 @@ def encode(
         What `load_encoder` returned.
     texts
         N texts; N may be 0.
-    progress
-        Whether to show a progress bar.
+    label
+        What a progress bar says; None: no bar.
     """
     if not len(texts):
         return np.empty((0, encoder.get_embedding_dimension() or 0), dtype=np.float32)
     row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    unique = encoder.encode(
-        list(row), normalize_embeddings=True, show_progress_bar=progress
-    )
-    return unique[[row[text] for text in texts]].astype(np.float32)
+    unique, parts = list(row), []
+    with tqdm(total=len(row), desc=label, unit=" texts", disable=label is None) as bar:
+        for start in range(0, len(unique), CHUNK):
+            chunk = unique[start : start + CHUNK]
+            parts.append(
+                encoder.encode(
+                    chunk, normalize_embeddings=True, show_progress_bar=False
+                )
+            )
+            bar.update(len(chunk))
+    embeddings = np.concatenate(parts).astype(np.float32)
+    return embeddings[[row[text] for text in texts]]

@@ -60,8 +60,7 @@ def ground(
 def popularity_prior(counts: ArrayLike) -> NDArray[np.float64]:
     """Map how often each item was chosen to [0, 1]: ``n / max n``.
 
-    Source: none. On the validation split of MovieLens-100K it served better than
-    ``log(1 + n)``, which lifts the many items of middling popularity too.
+    Source: none.
 
     Parameters
     ----------
@@ -170,7 +169,8 @@ def top_items(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     Returns
     -------
     ndarray
-        (N, min(k, M)); of equal scores the lowest column comes first.
+        (N, min(k, M)); of equal scores the lowest column comes first. Where masked
+        items are among them, `scores` tells which.
 
     Raises
     ------

@@ -7,12 +7,14 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from minirec.columns import NEAREST, POPULARITY, TRAINED, UNTRAINED
+
 # values of `method` in `rankings` and `metrics`, in the order of every display
 METHODS = {
-    "trained": "policy trained on the selection",
-    "untrained": "the same policy untrained",
-    "popularity": "popularity",
-    "nearest": "nearest items to the history",
+    TRAINED: "policy trained on the selection",
+    UNTRAINED: "the same policy untrained",
+    POPULARITY: "popularity",
+    NEAREST: "nearest items to the history",
 }
 
 
@@ -90,13 +92,16 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
 
 
 def work_table(
-    rollouts: pd.DataFrame, consumed: pd.DataFrame, rankings: pd.DataFrame
+    rollouts: pd.DataFrame,
+    consumed: pd.DataFrame,
+    policy_log: pd.DataFrame,
+    rankings: pd.DataFrame,
 ) -> Table:
     """Lay out how much was written, trained on and ranked.
 
     Parameters
     ----------
-    rollouts, consumed, rankings
+    rollouts, consumed, policy_log, rankings
         The tables of `minirec.schemas` with these names.
 
     Returns
@@ -115,7 +120,8 @@ def work_table(
     table.add_row(
         "trained",
         f"on {consumed['sample_id'].nunique():,} prompts in "
-        f"{consumed['step'].nunique():,} steps",
+        f"{consumed['step'].nunique():,} steps, {int(policy_log['num_tokens'].max()):,} "
+        "tokens read and written",
     )
     table.add_row(
         "ranked",

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import POSITION, PROMPT, SAMPLE_ID
+from minirec.functions import function_at
+from minirec.policy.loading import get_adapter
 from minirec.policy.rewards import Tasks, reward_completions
-from minirec.policy.rollouts import sample_completions
+from minirec.policy.rollouts import TRAINING, sample_completions
+from minirec.policy.text import TextPolicy, load_catalogue, load_policy
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 
     from trl import GRPOTrainer
 
-    from minirec.policy.params import GRPOParams
-    from minirec.policy.text import TextPolicy
+    from minirec.policy.params import GRPOParams, PolicyParams, RankingParams
+    from minirec.types import Adapter, Matrix, Model
 
 
 class Training(NamedTuple):
@@ -48,6 +51,58 @@ def pad_to_steps(
         s for s, stage in zip(sample_ids, stages, strict=True) if stage == stages[-1]
     ]
     return [*sample_ids, *(last[i % len(last)] for i in range(missing))]
+
+
+def train_adapter(
+    adapter: Adapter,
+    sample_ids: Sequence[int],
+    stages: Sequence[int],
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    policy_model: Model,
+    encoder_model: Model,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    seed: int,
+    label: str,
+) -> tuple[Adapter, Training]:
+    """Load the policy, train it from an adapter on, and return the adapter it has then.
+
+    Parameters
+    ----------
+    adapter
+        Where training starts.
+    sample_ids, stages
+        The samples in the order of training, and the stage of each; a last step that
+        is not full is filled by `pad_to_steps`.
+    prompts, items, item_embeddings
+        The tables of these names; ``prompts`` holds all of ``sample_ids``.
+    policy_model, encoder_model
+        As the catalog gives them.
+    policy, ranking, grpo, prompts_per_step, seed
+        Parameters.
+    label
+        What the progress bar says.
+    """
+    reward = function_at(ranking.reward, "ranking.reward")
+    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
+    learner = load_policy(policy_model, adapter, catalogue, policy)
+    training = train_grpo(
+        learner,
+        pad_to_steps(sample_ids, stages, prompts_per_step),
+        len(sample_ids),
+        prompts,
+        Tasks(prompts, items),
+        reward,
+        grpo,
+        prompts_per_step,
+        seed,
+        label,
+    )
+    return get_adapter(learner.lm), training
 
 
 def train_grpo(
@@ -138,7 +193,7 @@ def train_grpo(
             args=config,
             train_dataset=data,
             processing_class=policy.tokenizer,
-            rollout_func=_rollouts(policy, grpo.num_generations, seed),
+            rollout_func=_rollouts(policy, order, grpo.num_generations, seed),
         )
         show_progress(trainer, label)
         trainer.train()
@@ -152,16 +207,19 @@ def train_grpo(
     return Training(_log(trainer.state.log_history), consumed)
 
 
-def _rollouts(policy: TextPolicy, group: int, seed: int) -> Callable[..., dict]:
+def _rollouts(
+    policy: TextPolicy, order: Sequence[int], group: int, seed: int
+) -> Callable[..., dict]:
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         step = trainer.state.global_step
         unique = prompts[::group]  # TRL repeats a prompt for each of its completions
+        ids_of_step = order[step * len(unique) : (step + 1) * len(unique)]
         policy.lm.eval()
         completions = sample_completions(
             policy.lm,
             policy.tokenizer,
             unique,
-            seeds=[(seed, step, row) for row in range(len(unique))],
+            seeds=[(seed, TRAINING, step, sample_id) for sample_id in ids_of_step],
             rollouts=group,
             max_new_tokens=policy.params.sampling.max_new_tokens,
             temperature=policy.params.sampling.temperature,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from minirec.columns import ITEM_ID, PROMPT, TARGET_ITEM_ID, TITLE
+from minirec.columns import PROMPT, TARGET_ITEM_ID
+from minirec.policy.prompts import titles
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def teach_answers(
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()  # of its preparation, a moment's work
-    title = dict(zip(items[ITEM_ID], items[TITLE], strict=True))
+    title = titles(items, prompt.answer_end)
     data = Dataset.from_dict(
         {
             "prompt": prompts[PROMPT].tolist(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -42,10 +40,7 @@ from minirec.pipelines.score.params import (
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.selection.learnability import gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
-
-Model = dict[str, str]
-Adapter = dict[str, Any]
-Matrix = dict[str, np.ndarray]
+from minirec.types import Adapter, Matrix, Model
 
 
 def embed_items(items: pd.DataFrame, encoder_model: Model) -> Matrix:
@@ -53,7 +48,7 @@ def embed_items(items: pd.DataFrame, encoder_model: Model) -> Matrix:
     from minirec.ranking.encoder import encode, load_encoder
 
     encoder = load_encoder(encoder_model)
-    return {"matrix": encode(encoder, items[TEXT].tolist(), progress=True)}
+    return {"matrix": encode(encoder, items[TEXT].tolist(), "embed_items")}
 
 
 def warm_start_policy(
@@ -110,29 +105,26 @@ def train_proxy(
     seed: int,
 ) -> tuple[Adapter, pd.DataFrame]:
     """Train the proxy: a short GRPO run on a random subset of the pool."""
-    reward = function_at(ranking.reward, "ranking.reward")
-    from minirec.policy.loading import get_adapter
-    from minirec.policy.rewards import Tasks
-    from minirec.policy.text import load_catalogue, load_policy
-    from minirec.training.grpo import pad_to_steps, train_grpo
+    from minirec.training.grpo import train_adapter
 
     subset = _proxy_subset(prompts, proxy.prompts, seed)
-    ids = subset[SAMPLE_ID].tolist()
-    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
-    learner = load_policy(policy_model, initial_adapter, catalogue, policy)
-    training = train_grpo(
-        learner,
-        pad_to_steps(ids, [0] * len(ids), proxy.prompts_per_step),
-        len(ids),
+    adapter, training = train_adapter(
+        initial_adapter,
+        subset[SAMPLE_ID].tolist(),
+        [0] * len(subset),
         subset,
-        Tasks(subset, items),
-        reward,
+        items,
+        item_embeddings,
+        policy_model,
+        encoder_model,
+        policy,
+        ranking,
         proxy.grpo,
         proxy.prompts_per_step,
         seed,
         "train_proxy",
     )
-    return get_adapter(learner.lm), training.log
+    return adapter, training.log
 
 
 def probe_rewards(
@@ -150,7 +142,7 @@ def probe_rewards(
     """Let the proxy answer each prompt of the pool several times; reward each answer."""
     reward = function_at(ranking.reward, "ranking.reward")
     from minirec.policy.rewards import Tasks, reward_completions
-    from minirec.policy.rollouts import sample_completions
+    from minirec.policy.rollouts import PROBING, sample_completions
     from minirec.policy.text import load_catalogue, load_policy
 
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
@@ -162,7 +154,7 @@ def probe_rewards(
             proxy.lm,
             proxy.tokenizer,
             batch[PROMPT].tolist(),
-            [(seed, sample_id) for sample_id in batch[SAMPLE_ID]],
+            [(seed, PROBING, sample_id) for sample_id in batch[SAMPLE_ID]],
             probe.rollouts,
             policy.sampling.max_new_tokens,
             policy.sampling.temperature,
@@ -216,8 +208,14 @@ def collect_gradients(
     key = [SAMPLE_ID, ROLLOUT]
     written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
+    pool = _pool(prompts)
+    if not (set(pool[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
+        raise InputError(
+            "rollouts or rewards lack samples of prompts: they were made from another "
+            "pool; run `kedro run --pipelines score`"
+        )
     rows, ids = [], []
-    for batch in batches(_pool(prompts), gradient.batch_size, "collect_gradients"):
+    for batch in batches(pool, gradient.batch_size, "collect_gradients"):
         sample_ids = batch[SAMPLE_ID].to_numpy()
         texts = tokenizer(batch[PROMPT].tolist(), add_special_tokens=False)
         gradients = sample_gradients(
@@ -273,12 +271,13 @@ def embed_samples(
     """Embed each sample of the pool: the titles of its history, as one text."""
     from minirec.ranking.encoder import encode, load_encoder
 
+    encoder = load_encoder(encoder_model)
     pool = _pool(prompts).sort_values(SAMPLE_ID)
     title = dict(zip(items[ITEM_ID], items[TITLE], strict=True))
     texts = [", ".join(title[item] for item in ids) for ids in pool[HISTORY_ITEM_ID]]
     return {
         SAMPLE_ID: pool[SAMPLE_ID].to_numpy(),
-        "matrix": encode(load_encoder(encoder_model), texts),
+        "matrix": encode(encoder, texts, "embed_samples"),
     }
 
 

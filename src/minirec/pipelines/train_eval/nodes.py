@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,8 @@ from minirec.columns import (
     METHOD,
     METRIC,
     N_TOKENS,
+    NEAREST,
+    POPULARITY,
     POSITION,
     PROMPT,
     RANK,
@@ -22,23 +23,21 @@ from minirec.columns import (
     SPLIT,
     STAGE,
     TEST,
+    TOP_ITEM_ID,
+    TRAINED,
+    UNTRAINED,
     USER_ID,
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
-from minirec.functions import function_at
 from minirec.pipelines.train_eval.params import EvaluationParams, TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
 from minirec.ranking.grounding import target_rank, top_items
 from minirec.ranking.intervals import bootstrap_mean
 from minirec.ranking.metrics import hit_ratio, ndcg
+from minirec.types import Adapter, Matrix, Model
 
-Model = dict[str, str]
-Adapter = dict[str, Any]
-Matrix = dict[str, np.ndarray]
-
-TOP_ITEM_ID = "top_item_id"
 TOP = 10
 
 
@@ -56,37 +55,32 @@ def train_policy(
     seed: int,
 ) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
     """Train the policy by GRPO on the curriculum, in its order, to the last prompt."""
-    reward = function_at(ranking.reward, "ranking.reward")
-    from minirec.policy.loading import get_adapter
-    from minirec.policy.rewards import Tasks
-    from minirec.policy.text import load_catalogue, load_policy
-    from minirec.training.grpo import pad_to_steps, train_grpo
+    from minirec.training.grpo import train_adapter
 
     ordered = curriculum.sort_values(POSITION)
-    order = pad_to_steps(
-        ordered[SAMPLE_ID].tolist(), ordered[STAGE].tolist(), train.prompts_per_step
-    )
-    chosen = prompts[prompts[SAMPLE_ID].isin(order)]
+    chosen = prompts[prompts[SAMPLE_ID].isin(ordered[SAMPLE_ID])]
     if len(chosen) < len(ordered):
         raise InputError(
             "curriculum holds samples that prompts does not: they were made from "
             "different pools; run `kedro run --pipelines score` and then `select`"
         )
-    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
-    learner = load_policy(policy_model, initial_adapter, catalogue, policy)
-    training = train_grpo(
-        learner,
-        order,
-        len(ordered),
+    adapter, training = train_adapter(
+        initial_adapter,
+        ordered[SAMPLE_ID].tolist(),
+        ordered[STAGE].tolist(),
         chosen,
-        Tasks(chosen, items),
-        reward,
+        items,
+        item_embeddings,
+        policy_model,
+        encoder_model,
+        policy,
+        ranking,
         train.grpo,
         train.prompts_per_step,
         seed,
         "train_policy",
     )
-    return get_adapter(learner.lm), training.log, training.consumed
+    return adapter, training.log, training.consumed
 
 
 def rank_items(
@@ -130,16 +124,21 @@ def rank_items(
                         METHOD: method,
                         SAMPLE_ID: samples,
                         RANK: target_rank(masked, targets),
-                        TOP_ITEM_ID: list(ids[top_items(masked, TOP)]),
+                        TOP_ITEM_ID: [
+                            ids[columns[np.isfinite(own[columns])]]
+                            for own, columns in zip(
+                                masked, top_items(masked, TOP), strict=True
+                            )
+                        ],
                         COMPLETION: completions,
                     }
                 )
             )
 
     column = pd.Index(ids)
-    rank_all("popularity", lambda b: (popularity_scores(catalogue.prior, len(b)), None))
+    rank_all(POPULARITY, lambda b: (popularity_scores(catalogue.prior, len(b)), None))
     rank_all(
-        "nearest",
+        NEAREST,
         lambda batch: (
             nearest_to_history_scores(
                 [column.get_indexer(list(h)) for h in batch[HISTORY_ITEM_ID]],
@@ -151,9 +150,9 @@ def rank_items(
         ),
     )
     recommender = load_policy(policy_model, initial_adapter, catalogue, policy)
-    rank_all("untrained", lambda b: recommender.recommend(b[PROMPT].tolist()))
+    rank_all(UNTRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
     set_adapter(recommender.lm, policy_adapter)
-    rank_all("trained", lambda b: recommender.recommend(b[PROMPT].tolist()))
+    rank_all(TRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
     rankings = pd.concat(parts, ignore_index=True)
     return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
 
