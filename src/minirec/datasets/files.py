@@ -1,5 +1,6 @@
 """Kedro's datasets of local files, each file there whole or not at all."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from kedro_datasets._typing import TablePreview
 from minirec.datasets.atomic import replacing
 
 
-class WholeFile:
+class WholeFile(ABC):
     """Goes before one of Kedro's datasets: saving replaces the file in one step.
 
     Parameters
@@ -56,8 +57,9 @@ class WholeFile:
             self._write(data, path)
         self._invalidate_cache()
 
+    @abstractmethod
     def _write(self, data: Any, path: Path) -> None:
-        raise NotImplementedError
+        """Write the data to a new file."""
 
 
 class ParquetDataset(WholeFile, pandas.ParquetDataset):
