@@ -1,9 +1,10 @@
 import json
+import pickle
 import struct
 
 import numpy as np
 import pytest
-from kedro.io import DatasetError
+from kedro.io import DataCatalog, DatasetError
 
 from minirec.datasets.matrix import MatrixDataset
 
@@ -14,8 +15,13 @@ ARRAYS = {
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    return MatrixDataset(filepath=str(tmp_path / "new" / "matrix.safetensors"))
+def path(tmp_path):
+    return tmp_path / "new" / "matrix.safetensors"
+
+
+@pytest.fixture
+def dataset(path):
+    return MatrixDataset(filepath=str(path))
 
 
 def test_arrays_come_back_as_read_only_maps(dataset):
@@ -67,9 +73,9 @@ def file_of(**entry):
     return struct.pack("<Q", len(header)) + header + bytes(8)
 
 
-def test_the_file_that_the_wrong_ones_differ_from_is_right(dataset):
-    dataset._filepath.parent.mkdir()
-    dataset._filepath.write_bytes(file_of())
+def test_the_file_that_the_wrong_ones_differ_from_is_right(dataset, path):
+    path.parent.mkdir()
+    path.write_bytes(file_of())
     assert dataset.load()["a"].tolist() == [0.0, 0.0]
 
 
@@ -92,9 +98,9 @@ def test_the_file_that_the_wrong_ones_differ_from_is_right(dataset):
         (file_of(more=1), "is no whole safetensors file"),
     ],
 )
-def test_a_file_that_is_not_whole_is_refused(dataset, content, message):
-    dataset._filepath.parent.mkdir()
-    dataset._filepath.write_bytes(content)
+def test_a_file_that_is_not_whole_is_refused(dataset, path, content, message):
+    path.parent.mkdir()
+    path.write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         dataset.load()
 
@@ -107,3 +113,79 @@ def test_the_preview_names_type_and_shape(dataset):
         ["matrix", "float32", "2 x 3"],
         ["sample_id", "int64", "2"],
     ]
+
+
+@pytest.fixture
+def versioned(path):
+    """Return a function that makes the catalog of one run."""
+    entry = {
+        "type": "minirec.datasets.matrix.MatrixDataset",
+        "filepath": path.as_posix(),
+        "versioned": True,
+    }
+
+    def catalog(**versions):
+        return DataCatalog.from_config({"matrix": entry}, **versions)
+
+    return catalog
+
+
+def save_two_versions(versioned):
+    for version, number in (("2026-01-01", 1), ("2026-01-02", 2)):
+        catalog = versioned(save_version=version)
+        catalog.save("matrix", {"a": np.array([number])})
+
+
+def test_versions_lie_side_by_side(versioned, path):
+    assert not versioned().exists("matrix")
+    save_two_versions(versioned)
+    for version in ("2026-01-01", "2026-01-02"):
+        assert [p.name for p in (path / version).iterdir()] == [path.name]
+    assert versioned().exists("matrix")
+    newest = versioned().load("matrix")["a"]
+    assert isinstance(newest, np.memmap)
+    assert newest.tolist() == [2]
+    old = versioned(load_versions={"matrix": "2026-01-01"})
+    assert old.load("matrix")["a"].tolist() == [1]
+    none = versioned(load_versions={"matrix": "2026-01-03"})
+    assert not none.exists("matrix")
+    with pytest.raises(DatasetError, match=r"2026-01-03/matrix.safetensors does not e"):
+        none.load("matrix")
+
+
+def test_a_version_is_saved_once(versioned):
+    catalog = versioned(save_version="2026-01-01")
+    catalog.save("matrix", {"a": np.array([1])})
+    with pytest.raises(DatasetError, match="must not exist if versioning is enabled"):
+        catalog.save("matrix", {"a": np.array([2])})
+    assert catalog.load("matrix")["a"].tolist() == [1]
+
+
+def test_a_matrix_does_not_replace_its_versions(versioned, dataset):
+    save_two_versions(versioned)
+    with pytest.raises(DatasetError, match="Is a directory"):
+        dataset.save(ARRAYS)
+    assert versioned().load("matrix")["a"].tolist() == [2]
+
+
+def test_versions_do_not_replace_the_matrix(versioned, dataset):
+    dataset.save(ARRAYS)
+    with pytest.raises(DatasetError, match="Cannot save versioned dataset"):
+        versioned().save("matrix", {"a": np.array([1])})
+    assert dataset.load().keys() == ARRAYS.keys()
+
+
+def test_a_versioned_matrix_goes_to_another_process(versioned):
+    catalog = versioned(save_version="2026-01-01")
+    pickle.loads(pickle.dumps(catalog["matrix"])).save({"a": np.array([1])})
+    loaded = pickle.loads(pickle.dumps(catalog["matrix"])).load()
+    assert loaded["a"].tolist() == [1]
+
+
+def test_the_catalog_tells_where_the_matrix_lies(versioned, path):
+    catalog = versioned()
+    for _ in range(2):  # before and after the dataset was made of its entry
+        config, *_ = catalog.to_config()
+        assert config["matrix"]["filepath"] == path.as_posix()
+        assert config["matrix"]["versioned"]
+        assert catalog["matrix"]

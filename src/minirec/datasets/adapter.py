@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
 from minirec.datasets.atomic import replacing
 
@@ -27,7 +28,7 @@ class Adapter(TypedDict):
     """``get_peft_model_state_dict(model)``."""
 
 
-class AdapterDataset(AbstractDataset[Adapter, Adapter]):
+class AdapterDataset(AbstractVersionedDataset[Adapter, Adapter]):
     """A LoRA adapter, in a folder for ``peft.PeftModel.from_pretrained``.
 
     Saving replaces the folder as a whole.
@@ -36,14 +37,20 @@ class AdapterDataset(AbstractDataset[Adapter, Adapter]):
     ----------
     filepath : str
         The folder.
+    version : Version, optional
+        Set by Kedro where the entry is ``versioned``.
     metadata : dict, optional
         For plugins.
     """
 
     def __init__(
-        self, *, filepath: str, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(PurePosixPath(filepath), version)
         self.metadata = metadata
 
     def load(self) -> Adapter:
@@ -56,33 +63,47 @@ class AdapterDataset(AbstractDataset[Adapter, Adapter]):
         """
         from safetensors.torch import load_file
 
+        folder = Path(self._get_load_path())
         for name in (CONFIG, TENSORS):
-            if not (self._filepath / name).is_file():
+            if not (folder / name).is_file():
                 raise DatasetError(
-                    f"{self._filepath} holds no {name}: run the pipeline that makes "
-                    f"the adapter."
+                    f"{folder} holds no {name}: run the pipeline that makes the "
+                    f"adapter."
                 )
         return {
-            "config": json.loads((self._filepath / CONFIG).read_text("utf-8")),
-            "tensors": load_file(self._filepath / TENSORS),
+            "config": json.loads((folder / CONFIG).read_text("utf-8")),
+            "tensors": load_file(folder / TENSORS),
         }
 
     def save(self, data: Adapter) -> None:
-        """Write the adapter, replacing the folder."""
+        """Write the adapter, replacing the folder.
+
+        Raises
+        ------
+        DatasetError
+            If versions of the adapter lie in the folder.
+        """
         from safetensors.torch import save_file
 
+        path = Path(self._get_save_path())
+        if any(path.glob(f"*/{glob.escape(path.name)}")):
+            raise DatasetError(
+                f"{path} holds versions of the adapter, which saving would delete: "
+                f"set `versioned: true` or another `filepath` in the catalog."
+            )
         config = json.dumps(data["config"], indent=2, sort_keys=True, default=sorted)
         tensors = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in data["tensors"].items()
         }
-        with replacing(self._filepath) as folder:
+        with replacing(path) as folder:
             folder.mkdir()
             (folder / CONFIG).write_text(config, "utf-8")
             save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
 
     def _exists(self) -> bool:
-        return all((self._filepath / name).is_file() for name in (CONFIG, TENSORS))
+        folder = Path(self._get_load_path())
+        return all((folder / name).is_file() for name in (CONFIG, TENSORS))
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": str(self._filepath), "version": self._version}

