@@ -1,5 +1,6 @@
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -7,9 +8,12 @@ from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner, ThreadRunner
+from kedro.validation.parameter_validator import ParameterValidator
 
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
+from minirec.pipelines import preprocess, train_eval
+from minirec.pipelines import score as scoring
 
 COLUMNS = ["pipeline", "node", "seconds", "peak_memory_gb", "finished_at"]
 
@@ -47,6 +51,8 @@ def run(pipeline, catalog, hook, runner=None, **run_params):
         "run_params": {
             "pipeline_names": None,
             "env": "local",
+            "runtime_params": {},
+            "only_missing_outputs": False,
             "runner": "SequentialRunner",
         }
         | dict.fromkeys(PARTS)
@@ -194,6 +200,27 @@ def chained(*errors):
     for error, cause in pairwise(errors):
         error.__cause__ = cause
     return errors[0]
+
+
+def checked(parameters):
+    """Return the parameters as Kedro has them after the hook."""
+    context = SimpleNamespace(config_loader={"parameters": parameters})
+    InputHook().after_context_created(context=context)
+    return context.config_loader["parameters"]
+
+
+# `kedro run --pipelines` takes several in the order of a set
+@pytest.mark.parametrize("modules", permutations([preprocess, scoring, train_eval]))
+def test_pipelines_in_any_order_take_a_group_whole_and_in_part(parameters, modules):
+    validator = ParameterValidator({m.__name__: m.create_pipeline() for m in modules})
+    policy = validator.validate_raw_params(checked(parameters))["policy"]
+    assert policy.model_dump() == parameters["policy"]
+
+
+def test_a_number_is_what_was_checked(parameters):
+    given = {**parameters, "seed": "42", "mine": {"seed": "42"}}
+    assert checked(given)["seed"] == 42
+    assert checked(given)["mine"] == {"seed": "42"}
 
 
 def test_an_input_error_is_raised_as_itself():

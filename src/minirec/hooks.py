@@ -19,9 +19,11 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from rich.console import Console
 
+from minirec.commands import kedro_run
 from minirec.errors import InputError
+from minirec.lineage.record import location, read
 from minirec.parameters import check_parameters
-from minirec.pipeline_registry import ORDER
+from minirec.pipeline_registry import ORDER, pipeline_of
 from minirec.reporting import summary
 
 # what makes `kedro run` take a part of a pipeline
@@ -44,11 +46,6 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 logger = logging.getLogger(__name__)
 
 
-def pipeline_of(node: Node) -> str:
-    """Return the pipeline that the node is tagged with, such as ``score``."""
-    return next((name for name in ORDER if name in node.tags), "")
-
-
 def peak_memory_gb() -> float:
     """Return the most memory that this process has held so far, in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -60,8 +57,13 @@ class InputHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check all parameters, whichever pipeline runs, before Kedro does."""
-        check_parameters(context.config_loader["parameters"])
+        """Check all parameters, whichever pipeline runs, and hand on what was checked.
+
+        Kedro itself would leave numbers as they were written, and refuses a group that
+        one node takes whole and another in part, if it meets the whole one first.
+        """
+        given = context.config_loader["parameters"]
+        context.config_loader["parameters"] = {**given, **dict(check_parameters(given))}
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
@@ -176,10 +178,16 @@ class SummaryHook:
             if all(name in catalog and catalog.exists(name) for name in WORK):
                 console.print(summary.work_table(*map(catalog.load, WORK)))
             console.print(summary.places_table(paths, costs))
-        elif written := sorted(pipeline.outputs() & paths.keys()):
-            line = summary.what_comes_next(
-                written, following(run_params), run_params["env"]
-            )
+        else:
+            written = sorted(pipeline.outputs() & paths.keys())
+            if run_params["only_missing_outputs"]:
+                every = sorted(pipeline.all_outputs() & paths.keys())
+                written = [
+                    name for name in every if saved_by(run_params, catalog, name)
+                ]
+            after = following(run_params)
+            command = kedro_run([after], run_params) if after else None
+            line = summary.what_comes_next(written, command)
             console.print(line, soft_wrap=True)
 
 
@@ -192,6 +200,13 @@ def paths_of(catalog: DataCatalog, project: Path) -> dict[str, str]:
         for name, path in paths.items()
         if path
     }
+
+
+def saved_by(run_params: dict[str, Any], catalog: DataCatalog, name: str) -> bool:
+    """Tell whether this run saved a dataset, in whichever process."""
+    where = location(catalog[name])
+    record = where and read(where)
+    return record is not None and record.run_id == run_params["run_id"]
 
 
 def following(run_params: dict[str, Any]) -> str | None:

@@ -1,13 +1,14 @@
 """All parameters as one model, and what must hold between those of two pipelines.
 
-Kedro checks each group when a node takes it; this model also refuses names that no
-node takes, such as a misspelt ``score.prob``, before anything runs.
+Kedro checks each group that a node takes, but no single number or text; this model
+checks them all before anything runs, and refuses names that no node takes, such as a
+misspelt ``score.prob``.
 """
 
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from minirec.errors import InputError
@@ -69,6 +70,26 @@ def check_parameters(parameters: dict) -> Parameters:
     except ValidationError as error:
         found = [_sentence(one) for one in error.errors()]
         raise InputError("; ".join(found)) from None
+
+
+def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return all parameters as plain values, alike whichever of them Kedro has checked.
+
+    Parameters
+    ----------
+    parameters
+        As the catalog's ``parameters`` holds them: as written, or as models.
+
+    Raises
+    ------
+    InputError
+        As `check_parameters`.
+    """
+    written = {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in parameters.items()
+    }
+    return written | check_parameters(written).model_dump(mode="json")
 
 
 def _sentence(error: ErrorDetails) -> str:

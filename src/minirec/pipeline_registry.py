@@ -2,6 +2,7 @@
 
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 
 ORDER = ("preprocess", "score", "select", "train_eval")
 
@@ -11,3 +12,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines = find_pipelines(raise_errors=True)
     pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
     return pipelines
+
+
+def pipeline_of(node: Node) -> str:
+    """Return the pipeline that the node is tagged with, such as ``score``."""
+    return next((name for name in ORDER if name in node.tags), "")

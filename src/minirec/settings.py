@@ -1,8 +1,9 @@
 """Kedro settings that differ from its defaults."""
 
 from minirec.hooks import CostHook, InputHook, SummaryHook
+from minirec.lineage.hook import LineageHook
 
-HOOKS = (InputHook(), CostHook(), SummaryHook())
+HOOKS = (InputHook(), LineageHook(), CostHook(), SummaryHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

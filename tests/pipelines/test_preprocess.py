@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from minirec.pipelines.preprocess import nodes
+from minirec.pipelines.preprocess import create_pipeline, nodes
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.policy import prompts
 from minirec.schemas import Items
@@ -31,7 +31,7 @@ def interactions(connection):
     columns = ["user_id", "item_id", "timestamp"]
     table = pd.DataFrame([*raw, ("c", 5, 5)], columns=columns)
     prepared = nodes.prepare_interactions(
-        connection.create_table("raw_interactions", table), params()
+        connection.create_table("raw_interactions", table), 2, params().split
     )
     return connection.create_table("interactions", prepared)
 
@@ -53,13 +53,13 @@ def test_items_are_those_of_the_interactions(items):
 
 
 def test_the_pools_of_train_and_test_are_rendered(interactions, items, monkeypatch):
-    samples = nodes.build_samples(interactions, params())
+    samples = nodes.build_samples(interactions, 2)
     monkeypatch.setattr(prompts, "render_prompts", lambda *given: given)
     drawn, *rest = nodes.render_prompts(
-        samples, interactions, items, "model", params(), "policy", 0
+        samples, interactions, items, "model", params().pool, "prompt", 16, 0
     )
     assert rest[0] is items
-    assert rest[1:] == ["model", "policy"]
+    assert rest[1:] == ["model", "prompt", 16]
     train = drawn[drawn["split"] == "train"]
     assert train.to_dict("list") == {
         "sample_id": [0, 3],
@@ -91,3 +91,17 @@ def test_parameters_out_of_bounds_are_refused(changes):
     (name,) = changes
     with pytest.raises(ValidationError, match=name):
         params(**changes)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "touched"),
+    [
+        ("preprocess.window", {"build_samples", "render_prompts"}),
+        ("preprocess.pool", {"render_prompts"}),
+        ("policy.prompt", {"render_prompts"}),
+        ("policy.sampling.max_new_tokens", {"render_prompts"}),
+    ],
+)
+def test_a_parameter_touches_what_uses_it(parameter, touched):
+    part = create_pipeline().from_inputs(f"params:{parameter}")
+    assert {node.name for node in part.nodes} == touched

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from minirec.errors import InputError
-from minirec.pipelines.score import nodes
+from minirec.pipelines.score import create_pipeline, nodes
 from minirec.pipelines.score.params import LearnabilityParams, ValueParams
 from minirec.schemas import Learnability, Scores
 
@@ -77,3 +77,11 @@ def test_the_proxy_trains_on_a_seeded_draw_of_the_pool(prompts):
 def test_a_proxy_larger_than_the_pool(prompts):
     with pytest.raises(InputError, match=r"score\.proxy\.prompts is 4, .* has 3"):
         nodes._proxy_subset(prompts, 4, seed=0)
+
+
+@pytest.mark.parametrize("group", ["policy", "score.proxy"])
+def test_the_start_takes_only_a_part_of_what_the_proxy_takes(group):
+    part = create_pipeline().from_inputs(f"params:{group}")
+    touched = {node.name for node in part.nodes}
+    assert "train_proxy" in touched
+    assert "warm_start_policy" not in touched

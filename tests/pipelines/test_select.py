@@ -58,7 +58,10 @@ def run(tmp_path):
         inputs = {
             "scores": scores,
             "embeddings": embeddings,
-            "params:select": select,
+            "params:select.prune": select.prune,
+            "params:select.strategy": select.strategy,
+            "params:select.size": select.size,
+            "params:select.curriculum": select.curriculum,
             "params:seed": 42,
         }
         names = ["candidates", "selection", "curriculum"]
@@ -135,22 +138,23 @@ def test_the_answer_of_a_strategy_is_checked(
     scores, embeddings, monkeypatch, answer, message
 ):
     monkeypatch.setattr(nodes, "function_at", lambda *_: lambda *_: answer)
-    candidates = nodes.prune_by_reward(scores, params())
+    candidates = nodes.prune_by_reward(scores, params().prune)
+    path = params().strategy
     with pytest.raises(InputError, match=f"select.strategy minirec.*{message}"):
-        nodes.select_diverse(candidates, embeddings, params(), seed=0)
+        nodes.select_diverse(candidates, embeddings, path, size=4, seed=0)
 
 
 def test_the_answer_of_an_order_is_checked(run, scores, embeddings, monkeypatch):
     _, selection, _ = run(scores, embeddings, params())
     monkeypatch.setattr(nodes, "function_at", lambda *_: lambda ids, *_: ids[:2])
     with pytest.raises(InputError, match=r"select.curriculum.order .* 4 sample ids"):
-        nodes.stage_curriculum(selection, scores, params(), seed=0)
+        nodes.stage_curriculum(selection, scores, params().curriculum, seed=0)
 
 
 def test_a_selection_from_another_pool_is_refused(run, scores, embeddings):
     _, selection, _ = run(scores, embeddings, params())
     with pytest.raises(InputError, match="selection holds samples that scores"):
-        nodes.stage_curriculum(selection, scores.iloc[:3], params(), seed=0)
+        nodes.stage_curriculum(selection, scores.iloc[:3], params().curriculum, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -181,3 +185,21 @@ def test_wrong_parameters_are_refused_before_any_node_runs(changes, message):
 
 def test_the_parameters_of_the_project_are_valid(parameters):
     SelectParams.model_validate(parameters["select"])
+
+
+@pytest.mark.parametrize(
+    ("parameter", "untouched"),
+    [
+        ("select.prune", set()),
+        ("select.strategy", {"prune_by_reward"}),
+        ("select.size", {"prune_by_reward"}),
+        (
+            "select.curriculum",
+            {"prune_by_reward", "select_diverse", "plot_rewards", "plot_selection"},
+        ),
+    ],
+)
+def test_a_parameter_leaves_alone_what_does_not_use_it(parameter, untouched):
+    pipeline = create_pipeline()
+    rest = pipeline - pipeline.from_inputs(f"params:{parameter}")
+    assert {node.name for node in rest.nodes} == untouched

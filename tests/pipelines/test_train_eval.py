@@ -2,14 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from minirec.pipelines.train_eval import nodes
-from minirec.pipelines.train_eval.params import EvaluationParams
+from minirec.pipelines.train_eval import create_pipeline, nodes
 from minirec.schemas import Metrics
 
 
-def evaluation(**changes):
-    given = {"batch_size": 2, "k": [2, 10], "bootstrap_draws": 200, "confidence": 0.9}
-    return EvaluationParams.model_validate({**given, **changes})
+def evaluate(rankings, prompts, confidence=0.9):
+    return nodes.evaluate_rankings(rankings, prompts, [2, 10], 200, confidence, seed=0)
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def prompts():
 
 
 def test_metrics_by_hand(rankings, prompts):
-    metrics = nodes.evaluate_rankings(rankings, prompts, evaluation(), seed=0)
+    metrics = evaluate(rankings, prompts)
     mean = Metrics.validate(metrics).set_index(["method", "metric"])["mean"]
     assert mean["best", "hr@2"] == mean["best", "ndcg@10"] == 1
     assert mean["other", "hr@2"] == pytest.approx(1 / 3)
@@ -40,15 +38,18 @@ def test_metrics_by_hand(rankings, prompts):
 
 
 def test_users_are_counted_once(rankings, prompts):
-    metrics = nodes.evaluate_rankings(rankings, prompts, evaluation(), seed=0)
+    metrics = evaluate(rankings, prompts)
     assert set(metrics["users"]) == {2}
     assert set(metrics["samples"]) == {3}
 
 
 def test_a_wider_confidence_gives_a_wider_interval(rankings, prompts):
-    narrow, wide = (
-        nodes.evaluate_rankings(rankings, prompts, evaluation(confidence=c), seed=0)
-        for c in (0.2, 0.99)
-    )
+    narrow, wide = (evaluate(rankings, prompts, c) for c in (0.2, 0.99))
     assert np.all(wide["low"] <= narrow["low"])
     assert np.all(wide["high"] >= narrow["high"])
+
+
+@pytest.mark.parametrize("parameter", ["k", "bootstrap_draws", "confidence"])
+def test_how_rankings_are_summed_up_touches_no_ranking(parameter):
+    part = create_pipeline().from_inputs(f"params:train_eval.evaluation.{parameter}")
+    assert {node.name for node in part.nodes} == {"evaluate_rankings", "plot_metrics"}

@@ -34,7 +34,7 @@ def pool():
 
 
 def test_a_prompt_holds_the_titles_in_order(pool, items, policy_model, policy_params):
-    table = render_prompts(pool, items, policy_model, policy_params)
+    table = render_prompts(pool, items, policy_model, policy_params.prompt, 6)
     assert table["sample_id"].tolist() == [4, 9]
     assert table["prompt"][1] == (
         "<|start|>system\nYou recommend movies. Answer with one title.<|end|>\n"
@@ -50,7 +50,7 @@ def test_a_prompt_longer_than_the_context(pool, items, policy_model, policy_para
     with pytest.raises(
         InputError, match=r"sample 9 has \d+ tokens.*preprocess\.window"
     ):
-        render_prompts(pool, items, policy_model, policy_params)
+        render_prompts(pool, items, policy_model, policy_params.prompt, 6)
 
 
 def test_titles_hold_no_end_of_an_answer_and_no_line():
@@ -71,11 +71,10 @@ def test_a_template_without_a_system_message(
     template.write_text(refuse + template.read_text())
     model = {"pretrained_model_name_or_path": str(folder)}
     with pytest.raises(InputError, match=r'set policy\.prompt\.system to ""'):
-        render_prompts(pool, items, model, policy_params)
+        render_prompts(pool, items, model, policy_params.prompt, 6)
 
-    prompt = policy_params.prompt.model_copy(update={"system": ""})
-    without = policy_params.model_copy(update={"prompt": prompt})
-    table = render_prompts(pool, items, model, without)
+    without = policy_params.prompt.model_copy(update={"system": ""})
+    table = render_prompts(pool, items, model, without, 6)
     assert table["prompt"][0].startswith("<|start|>user\nI watched:\nPaper Garden")
 
 

@@ -115,16 +115,12 @@ def test_places_leave_out_what_is_not_on_disk():
 
 
 @pytest.mark.parametrize(
-    ("following", "env", "line"),
+    ("written", "command", "line"),
     [
-        ("select", "local", "Wrote scores. Next: kedro run --pipelines select"),
-        (
-            "select",
-            "test",
-            "Wrote scores. Next: kedro run --pipelines select --env test",
-        ),
-        (None, "test", "Wrote scores."),
+        (["scores"], "kedro run", "Wrote scores. Next: kedro run"),
+        (["rewards", "scores"], None, "Wrote rewards, scores."),
+        ([], None, "Everything was up to date."),
     ],
 )
-def test_what_comes_next(following, env, line):
-    assert summary.what_comes_next(["scores"], following, env) == line
+def test_what_comes_next(written, command, line):
+    assert summary.what_comes_next(written, command) == line

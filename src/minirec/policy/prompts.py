@@ -24,12 +24,16 @@ from minirec.errors import InputError, loading
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from minirec.policy.params import PolicyParams, PromptParams
+    from minirec.policy.params import PromptParams
     from minirec.types import Model
 
 
 def render_prompts(
-    pool: pd.DataFrame, items: pd.DataFrame, model: Model, policy: PolicyParams
+    pool: pd.DataFrame,
+    items: pd.DataFrame,
+    model: Model,
+    prompt: PromptParams,
+    max_new_tokens: int,
 ) -> pd.DataFrame:
     """Render each sample by the tokenizer's chat template.
 
@@ -41,8 +45,10 @@ def render_prompts(
         The catalogue, whose titles stand for the ids.
     model
         Keyword arguments of ``from_pretrained``.
-    policy
-        Its ``prompt`` holds the texts; ``sampling`` the tokens left for an answer.
+    prompt
+        The texts around a history.
+    max_new_tokens
+        Tokens that an answer may take.
 
     Returns
     -------
@@ -59,9 +65,9 @@ def render_prompts(
     from minirec.policy.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    title = titles(items, policy.prompt.answer_end)
+    title = titles(items, prompt.answer_end)
     texts = [
-        _rendered(tokenizer, [title[item] for item in history], policy.prompt)
+        _rendered(tokenizer, [title[item] for item in history], prompt)
         for history in pool[HISTORY_ITEM_ID]
     ]
     lengths = [
@@ -72,13 +78,13 @@ def render_prompts(
     with loading("policy_model", model):
         config = AutoConfig.from_pretrained(**model, trust_remote_code=False)
     context = config.get_text_config()
-    limit = context.max_position_embeddings - policy.sampling.max_new_tokens
+    limit = context.max_position_embeddings - max_new_tokens
     if max(lengths) > limit:
         longest = prompts.sort_values(N_TOKENS).iloc[-1]
         raise InputError(
             f"prompts: sample {longest[SAMPLE_ID]} has {longest[N_TOKENS]} tokens, and "
             f"the model's context leaves {limit} beside "
-            f"policy.sampling.max_new_tokens={policy.sampling.max_new_tokens}: lower "
+            f"policy.sampling.max_new_tokens={max_new_tokens}: lower "
             "preprocess.window, or name a model with a longer context"
         )
     columns = [SAMPLE_ID, SPLIT, USER_ID, PROMPT, N_TOKENS]

@@ -131,22 +131,15 @@ def work_table(
     return table
 
 
-def what_comes_next(
-    written: Sequence[str], following: str | None, env: str | None
-) -> str:
-    """Say in one line what a part of the project wrote and which command comes next.
+def what_comes_next(written: Sequence[str], command: str | None) -> str:
+    """Say in one line what a run of a part wrote and which command comes next.
 
     Parameters
     ----------
     written
         Names of the datasets.
-    following
-        The pipeline to run next, if there is one.
-    env
-        The configuration environment of the run.
+    command
+        What to run next, if there is something.
     """
-    line = f"Wrote {', '.join(written)}."
-    if following:
-        line += f" Next: kedro run --pipelines {following}"
-        line += f" --env {env}" if env not in (None, "local") else ""
-    return line
+    line = f"Wrote {', '.join(written)}." if written else "Everything was up to date."
+    return f"{line} Next: {command}" if command else line

@@ -1,4 +1,4 @@
-"""Parameters of the pipeline, as `params:preprocess` holds them."""
+"""Parameters of the pipeline, as `params:preprocess.*` hold them."""
 
 from pydantic import Field
 

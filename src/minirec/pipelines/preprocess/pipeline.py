@@ -13,7 +13,11 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.prepare_interactions,
-                inputs=["raw_interactions", "params:preprocess"],
+                inputs=[
+                    "raw_interactions",
+                    "params:preprocess.k_core",
+                    "params:preprocess.split",
+                ],
                 outputs="interactions",
                 name="prepare_interactions",
             ),
@@ -25,7 +29,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.build_samples,
-                inputs=["interactions", "params:preprocess"],
+                inputs=["interactions", "params:preprocess.window"],
                 outputs="samples",
                 name="build_samples",
             ),
@@ -36,8 +40,9 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "interactions",
                     "items",
                     "policy_model",
-                    "params:preprocess",
-                    "params:policy",
+                    "params:preprocess.pool",
+                    "params:policy.prompt",
+                    "params:policy.sampling.max_new_tokens",
                     "params:seed",
                 ],
                 outputs="prompts",

@@ -37,7 +37,7 @@ from minirec.pipelines.score.params import (
     ValueParams,
     WarmStartParams,
 )
-from minirec.policy.params import PolicyParams, RankingParams
+from minirec.policy.params import LoraParams, PolicyParams, PromptParams, RankingParams
 from minirec.selection.learnability import gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
 from minirec.types import Adapter, Matrix, Model
@@ -55,8 +55,10 @@ def warm_start_policy(
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     policy_model: Model,
-    policy: PolicyParams,
-    proxy: ProxyParams,
+    dtype: str,
+    prompt: PromptParams,
+    lora: LoraParams,
+    n_prompts: int,
     warm_start: WarmStartParams,
     seed: int,
 ) -> Adapter:
@@ -71,10 +73,10 @@ def warm_start_policy(
         new_adapter,
     )
 
-    subset = _proxy_subset(prompts, proxy.prompts, seed)
+    subset = _proxy_subset(prompts, n_prompts, seed)
     tokenizer = load_tokenizer(policy_model)
-    base = load_model(policy_model, policy.dtype, tokenizer, policy.prompt)
-    lm = new_adapter(base, policy.lora, seed)
+    base = load_model(policy_model, dtype, tokenizer, prompt)
+    lm = new_adapter(base, lora, seed)
     if warm_start.steps:
         from minirec.training.warm_start import teach_answers
 
@@ -83,7 +85,7 @@ def warm_start_policy(
             tokenizer,
             subset,
             items,
-            policy.prompt,
+            prompt,
             warm_start.steps,
             warm_start.learning_rate,
             warm_start.prompts_per_step,

@@ -4,10 +4,8 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.score import nodes
-
-MODELS = ["policy_model", "encoder_model"]
-CATALOGUE = ["items", "item_embeddings"]
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -26,8 +24,10 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "prompts",
                     "items",
                     "policy_model",
-                    "params:policy",
-                    "params:score.proxy",
+                    "params:policy.dtype",
+                    "params:policy.prompt",
+                    "params:policy.lora",
+                    "params:score.proxy.prompts",
                     "params:score.warm_start",
                     "params:seed",
                 ],

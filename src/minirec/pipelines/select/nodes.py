@@ -18,14 +18,14 @@ from minirec.columns import (
 )
 from minirec.errors import InputError
 from minirec.functions import function_at
-from minirec.pipelines.select.params import SelectParams
+from minirec.pipelines.select.params import CurriculumParams, PruneParams
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
 
 
-def prune_by_reward(scores: pd.DataFrame, select: SelectParams) -> pd.DataFrame:
+def prune_by_reward(scores: pd.DataFrame, prune: PruneParams) -> pd.DataFrame:
     """Give every sample the reason why it stays or goes."""
-    limits = select.prune.model_dump()
+    limits = prune.model_dump()
     reasons = pruning.prune_by_reward(scores[MEAN_REWARD], scores[STD_REWARD], **limits)
     return scores.assign(**{REASON: reasons.astype(object)})
 
@@ -33,10 +33,11 @@ def prune_by_reward(scores: pd.DataFrame, select: SelectParams) -> pd.DataFrame:
 def select_diverse(
     candidates: pd.DataFrame,
     embeddings: dict[str, np.ndarray],
-    select: SelectParams,
+    strategy: str,
+    size: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Choose ``select.size`` of the kept samples by ``select.strategy``.
+    """Choose ``size`` of the kept samples by the strategy, a dotted path.
 
     Raises
     ------
@@ -44,16 +45,16 @@ def select_diverse(
         If the strategy does not return so many different samples, all of them kept.
     """
     kept = candidates[candidates[REASON] == KEPT].reset_index(drop=True)
-    strategy = function_at(select.strategy, "select.strategy")
+    choose = function_at(strategy, "select.strategy")
     chosen = _samples_among(
-        strategy({"candidates": kept, "embeddings": embeddings}, select.size, seed),
+        choose({"candidates": kept, "embeddings": embeddings}, size, seed),
         kept[SAMPLE_ID],
-        select.size,
-        f"select.strategy {select.strategy}",
+        size,
+        f"select.strategy {strategy}",
     )
     return pd.DataFrame(
         {
-            POSITION: np.arange(select.size),
+            POSITION: np.arange(size),
             SAMPLE_ID: chosen,
             VALUE: kept.set_index(SAMPLE_ID)[VALUE].reindex(chosen).to_numpy(),
         }
@@ -61,16 +62,19 @@ def select_diverse(
 
 
 def stage_curriculum(
-    selection: pd.DataFrame, scores: pd.DataFrame, select: SelectParams, seed: int
+    selection: pd.DataFrame,
+    scores: pd.DataFrame,
+    curriculum: CurriculumParams,
+    seed: int,
 ) -> pd.DataFrame:
-    """Put the chosen samples in the order of training, by ``select.curriculum.order``.
+    """Put the chosen samples in the order of training, by ``curriculum.order``.
 
     Raises
     ------
     InputError
         If the order leaves a sample out or repeats one, or if ``scores`` lacks one.
     """
-    path, n_stages = select.curriculum.order, select.curriculum.n_stages
+    path, n_stages = curriculum.order, curriculum.n_stages
     order = function_at(path, "select.curriculum.order")
     reward = scores.set_index(SAMPLE_ID)[MEAN_REWARD]
     ids = selection[SAMPLE_ID].to_numpy()

@@ -1,4 +1,4 @@
-"""Parameters of the pipeline, as `params:select` holds them."""
+"""Parameters of the pipeline, as `params:select.*` hold them."""
 
 from typing import Self
 

@@ -14,19 +14,30 @@ def create_pipeline(**_: Any) -> Pipeline:
         [
             Node(
                 nodes.prune_by_reward,
-                inputs=["scores", "params:select"],
+                inputs=["scores", "params:select.prune"],
                 outputs="candidates",
                 name="prune_by_reward",
             ),
             Node(
                 nodes.select_diverse,
-                inputs=["candidates", "embeddings", "params:select", "params:seed"],
+                inputs=[
+                    "candidates",
+                    "embeddings",
+                    "params:select.strategy",
+                    "params:select.size",
+                    "params:seed",
+                ],
                 outputs="selection",
                 name="select_diverse",
             ),
             Node(
                 nodes.stage_curriculum,
-                inputs=["selection", "scores", "params:select", "params:seed"],
+                inputs=[
+                    "selection",
+                    "scores",
+                    "params:select.curriculum",
+                    "params:seed",
+                ],
                 outputs="curriculum",
                 name="stage_curriculum",
             ),

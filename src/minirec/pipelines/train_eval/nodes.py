@@ -30,7 +30,7 @@ from minirec.columns import (
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
-from minirec.pipelines.train_eval.params import EvaluationParams, TrainParams
+from minirec.pipelines.train_eval.params import TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
 from minirec.ranking.grounding import target_rank, top_items
@@ -93,7 +93,7 @@ def rank_items(
     encoder_model: Model,
     policy: PolicyParams,
     ranking: RankingParams,
-    evaluation: EvaluationParams,
+    batch_size: int,
 ) -> pd.DataFrame:
     """Rank the whole catalogue for each test prompt, by the policy and by baselines.
 
@@ -114,7 +114,7 @@ def rank_items(
         method: str,
         score: Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]],
     ) -> None:
-        for batch in batches(test, evaluation.batch_size, f"rank_items: {method}"):
+        for batch in batches(test, batch_size, f"rank_items: {method}"):
             samples = batch[SAMPLE_ID].to_numpy()
             scores, completions = score(batch)
             masked, targets = tasks.masked(samples, scores)
@@ -160,7 +160,9 @@ def rank_items(
 def evaluate_rankings(
     rankings: pd.DataFrame,
     prompts: pd.DataFrame,
-    evaluation: EvaluationParams,
+    cutoffs: list[int],
+    bootstrap_draws: int,
+    confidence: float,
     seed: int,
 ) -> pd.DataFrame:
     """Average HR@k and NDCG@k over the test samples, with bootstrap intervals.
@@ -171,12 +173,12 @@ def evaluate_rankings(
     rows = []
     for method, own in rankings.assign(user=user).groupby(METHOD, sort=True):
         rank = own[RANK].to_numpy()
-        for k in evaluation.k:
+        for k in cutoffs:
             for name, value in (("hr", hit_ratio(rank, k)), ("ndcg", ndcg(rank, k))):
                 mean, low, high = bootstrap_mean(
                     value,
-                    draws=evaluation.bootstrap_draws,
-                    confidence=evaluation.confidence,
+                    draws=bootstrap_draws,
+                    confidence=confidence,
                     seed=seed,
                     groups=own["user"].to_numpy(),
                 )

@@ -4,11 +4,9 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
+from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.train_eval import nodes
 from minirec.reporting import figures
-
-MODELS = ["policy_model", "encoder_model"]
-CATALOGUE = ["items", "item_embeddings"]
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -41,7 +39,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     *MODELS,
                     "params:policy",
                     "params:ranking",
-                    "params:train_eval.evaluation",
+                    "params:train_eval.evaluation.batch_size",
                 ],
                 outputs="rankings",
                 name="rank_items",
@@ -51,7 +49,9 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs=[
                     "rankings",
                     "prompts",
-                    "params:train_eval.evaluation",
+                    "params:train_eval.evaluation.k",
+                    "params:train_eval.evaluation.bootstrap_draws",
+                    "params:train_eval.evaluation.confidence",
                     "params:seed",
                 ],
                 outputs="metrics",

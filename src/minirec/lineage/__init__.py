@@ -1,0 +1,1 @@
+"""A record beside every saved dataset, and the hook that trusts only fresh ones."""

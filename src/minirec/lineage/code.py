@@ -1,0 +1,274 @@
+"""The project's own code that a function runs: a hash of each definition.
+
+Found by reading the source, not by running it: a definition is a function, class or
+constant at the top of a module, and leads to every definition that it names, also by
+an import inside a function. What is installed (the standard library, packages) counts
+by its version elsewhere. Comments, docstrings and layout do not count.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# A definition by module and name; without a name it is what importing the module does.
+Place = tuple[str, str | None]
+
+OWN_PACKAGE = __name__.partition(".")[0]
+_INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = Path(sysconfig.get_paths()["stdlib"])
+
+
+def digest(text: str) -> str:
+    """Return the first 16 hexadecimal digits of a text's sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_of(function: Callable[..., Any]) -> dict[str, str]:
+    """Hash a function and all project definitions that it leads to.
+
+    Parameters
+    ----------
+    function
+        Also a ``functools.partial``, whose arguments count, or a lambda, for which
+        its whole module counts.
+
+    Returns
+    -------
+    dict of str to str
+        Hash of each definition by its dotted path, in ascending order; empty for
+        a function of an installed package.
+    """
+    bound = ""
+    while isinstance(function, functools.partial):
+        bound += f"{function.args!r} {sorted(function.keywords.items())!r} "
+        function = function.func
+    function = inspect.unwrap(function)
+    module, name = function.__module__, function.__qualname__.partition(".")[0]
+    found = _hashes(_resolve_symbol(module, name, ()))
+    if bound:
+        found[f"functools.partial({module}.{name})"] = digest(bound)
+    return dict(sorted(found.items()))
+
+
+def path_of(function: Callable[..., Any]) -> str:
+    """Return the dotted path of a function, also of one that is partly applied."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def code_at(path: str) -> dict[str, str]:
+    """Hash what a dotted path leads to, as `code_of`; empty if it is no project's."""
+    module, _, name = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")) or not module:
+        return {}
+    return dict(sorted(_hashes(_resolve_symbol(module, name, ())).items()))
+
+
+class _Module(NamedTuple):
+    package: bool
+    definitions: dict[str, list[ast.stmt]]
+    imports: dict[str, Place]
+    effects: list[ast.stmt]
+    """What importing it does beyond defining."""
+
+
+def _hashes(start: set[Place]) -> dict[str, str]:
+    found, queue = set(start), sorted(start, key=str)
+    hashes = {}
+    while queue:
+        place = queue.pop()
+        module, name = place
+        text, leads_to = _definition(place, _source(module))
+        if text:
+            hashes[module if name is None else f"{module}.{name}"] = digest(text)
+        new = leads_to - found
+        found |= new
+        queue.extend(new)
+    return hashes
+
+
+@functools.cache
+def _definition(
+    place: Place, source: tuple[Path, int] | None
+) -> tuple[str, frozenset[Place]]:
+    """Return a definition's text without docs and layout, and where it leads."""
+    module, name = place
+    if source is None:
+        return "", frozenset()
+    parsed = _parsed(module, *source)
+    statements = parsed.effects if name is None else parsed.definitions[name]
+    # Importing a module runs its packages first.
+    packages = {(module.rsplit(".", n)[0], None) for n in range(module.count(".") + 1)}
+    leads_to: set[Place] = {place for place in packages if _source(place[0])}
+    for statement in statements:
+        scope = {**parsed.imports, **_imports(statement, module, parsed.package)}
+        for root, *attributes in _names(statement):
+            if root in parsed.definitions and root not in scope:
+                leads_to.add((module, root))
+            elif root in scope:
+                leads_to |= _resolve_import(scope[root], tuple(attributes))
+    return "\n".join(map(ast.unparse, statements)), frozenset(leads_to - {place})
+
+
+def _resolve_import(target: Place, attributes: tuple[str, ...]) -> set[Place]:
+    """Return the definitions that an imported name and its attributes stand for."""
+    return _resolve_symbol(*target, attributes)
+
+
+def _resolve_symbol(
+    module: str, name: str | None, attributes: tuple[str, ...]
+) -> set[Place]:
+    source = _source(module)
+    if source is None:
+        return set()
+    parsed = _parsed(module, *source)
+    if name is None:
+        if attributes:
+            return _resolve_symbol(module, attributes[0], attributes[1:])
+        # The module itself is handed on: anything in it may be used.
+        return {(module, None), *((module, each) for each in parsed.definitions)}
+    if name in parsed.definitions:
+        return {(module, name)}
+    if name in parsed.imports and parsed.imports[name] != (module, name):
+        return {(module, None)} | _resolve_import(parsed.imports[name], attributes)
+    if _source(f"{module}.{name}"):
+        return _resolve_symbol(f"{module}.{name}", None, attributes)
+    # Bound by a statement of the module that is neither: a lambda, a loop, a `try`.
+    return _resolve_symbol(module, None, ())
+
+
+def _source(module: str) -> tuple[Path, int] | None:
+    """Return a project module's file and its time; None for what is installed."""
+    top, *rest = module.split(".")
+    for folder in _roots(top):
+        path = folder.joinpath(*rest)
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            if file.is_file():
+                return file, file.stat().st_mtime_ns
+    return None
+
+
+@functools.cache
+def _roots(top: str) -> tuple[Path, ...]:
+    """Return where a top-level module lies, less its suffix, if it is the project's."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # such as __main__, which has no file
+        return ()
+    if spec is None:
+        return ()
+    origins = spec.submodule_search_locations or (
+        [spec.origin.removesuffix(".py")] if spec.origin else []
+    )
+    return tuple(
+        path
+        for path in map(Path, origins)
+        if top == OWN_PACKAGE
+        or not (_INSTALLED & set(path.parts) or path.is_relative_to(_STANDARD))
+    )
+
+
+@functools.cache
+def _parsed(module: str, file: Path, _time: int) -> _Module:
+    tree = ast.parse(file.read_text("utf-8"), str(file))
+    _drop_docstrings(tree)
+    parsed = _Module(file.name == "__init__.py", {}, {}, [])
+    for statement in tree.body:
+        if bound := _bound(statement):
+            for name in bound:
+                parsed.definitions.setdefault(name, []).append(statement)
+        elif not isinstance(
+            statement, ast.Import | ast.ImportFrom
+        ) and not _for_types_alone(statement):
+            parsed.effects.append(statement)
+    for statement in tree.body:
+        # imports inside functions belong to these
+        if not isinstance(
+            statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ):
+            parsed.imports.update(_imports(statement, module, parsed.package))
+    return parsed
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """Return the names that a definition or an assignment of plain names binds."""
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [statement.name]
+        case ast.Assign(targets=targets):
+            pass
+        case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
+            targets = [target]
+        case _:
+            return []
+    parts = [
+        part
+        for target in targets
+        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+    ]
+    names = [part.id for part in parts if isinstance(part, ast.Name)]
+    return names if len(names) == len(parts) else []
+
+
+def _for_types_alone(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
+
+
+def _imports(tree: ast.AST, module: str, package: bool) -> dict[str, Place]:
+    """Return what each imported name stands for."""
+    found: dict[str, Place] = {}
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Import):
+            for alias in part.names:
+                top = alias.name.partition(".")[0]
+                found[alias.asname or top] = (alias.name if alias.asname else top, None)
+        elif isinstance(part, ast.ImportFrom):
+            base = part.module or ""
+            if part.level:
+                up = part.level - package
+                parent = module.rsplit(".", up)[0] if up else module
+                base = f"{parent}.{base}" if base else parent
+            for alias in part.names:
+                found[alias.asname or alias.name] = (base, alias.name)
+    return found
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Yield each name with its attributes, such as ``("np", "linalg", "norm")``."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        part = stack.pop()
+        attributes: list[str] = []
+        inner = part
+        while isinstance(inner, ast.Attribute):
+            attributes.append(inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            yield (inner.id, *reversed(attributes))
+        elif attributes:
+            stack.append(inner)
+        else:
+            stack.extend(ast.iter_child_nodes(part))
+
+
+def _drop_docstrings(tree: ast.Module) -> None:
+    for part in ast.walk(tree):
+        if (
+            isinstance(
+                part, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            )
+            and ast.get_docstring(part, clean=False) is not None
+        ):
+            rest = part.body[1:]
+            # The body of a module alone may be empty.
+            part.body = rest or ([] if isinstance(part, ast.Module) else [ast.Pass()])

@@ -1,0 +1,440 @@
+"""What each dataset is made from now, what it was made from, and whether that agrees."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from fsspec.implementations.local import LocalFileSystem
+from kedro.io import AbstractDataset, CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from minirec.datasets.adapter import AdapterDataset
+from minirec.datasets.model import ModelDataset
+from minirec.lineage.code import code_at, code_of, path_of
+from minirec.lineage.content import Hashes
+from minirec.lineage.record import (
+    Location,
+    Origin,
+    Part,
+    Record,
+    key_of,
+    location,
+    read,
+)
+
+# Arguments of catalog entries that change neither what is read nor how.
+_APART = {
+    "cache",
+    "connection",
+    "credentials",
+    "filepath",
+    "fs_args",
+    "metadata",
+    "path",
+    "save_args",
+    "version",
+    "versioned",
+}
+
+# What is known of a source only while it is there.
+_OF_FILES = ("content", "commit")
+
+# What a source is, apart from how it is read; see the method `identity` of datasets.
+_WHAT = ("package", "name", "member", "sha256", "commit", "folder", "content")
+
+_VERBS = {"is": "are", "has": "have", "was": "were"}
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def is_parameter(name: str) -> bool:
+    """Tell whether a node's input is a parameter."""
+    return name.startswith("params:") or name == "parameters"
+
+
+def makers_of(pipelines: Iterable[Pipeline]) -> dict[str, Node]:
+    """Return the node that makes each dataset; of several, the first pipeline's."""
+    makers: dict[str, Node] = {}
+    for pipeline in pipelines:
+        for node in pipeline.nodes:
+            for name in node.outputs:
+                makers.setdefault(_plain(name), node)
+    return makers
+
+
+class Doubt(NamedTuple):
+    """Why a dataset is not to be read as it is."""
+
+    state: str
+    """Such as ``is stale``."""
+    why: tuple[str, ...] = ()
+    """What has changed; empty if only the file is missing or damaged."""
+
+    @property
+    def reason(self) -> str:
+        """Return what has changed, at most three things of it, or what is wrong."""
+        more = [f"and {len(self.why) - 3} more"] if len(self.why) > 3 else []
+        return "; ".join([*self.why[:3], *more]) or f"it {self.state}"
+
+    def sentence(self, *names: str) -> str:
+        """Return the doubt about the datasets as a sentence without its full stop."""
+        subject = " and ".join(f"`{name}`" for name in names)
+        state = self.state
+        if len(names) > 1:
+            verb, _, rest = state.partition(" ")
+            state = f"{_VERBS[verb]} {rest}"
+        return f"{subject} {state}" + (f": {self.reason}" if self.why else "")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The project's datasets and the nodes that make them.
+
+    Parameters
+    ----------
+    catalog
+        Of the run.
+    makers
+        The node that makes each dataset, see `makers_of`.
+    parameters
+        As plain values.
+    hashes
+        Of files.
+    pinned
+        Datasets of which the user asked for a certain version: these are taken as
+        they are.
+    """
+
+    catalog: CatalogProtocol
+    makers: Mapping[str, Node]
+    parameters: Mapping[str, Any]
+    hashes: Hashes
+    pinned: frozenset[str] = frozenset()
+    _code: dict[str, dict[str, str]] = field(default_factory=dict)
+    _origins: dict[str, Origin] = field(default_factory=dict)
+
+    def on(self, catalog: CatalogProtocol) -> "Graph":
+        """Return the same graph on a copy of the catalog, in another process."""
+        return self if catalog is self.catalog else replace(self, catalog=catalog)
+
+    def location(self, name: str, *, saved: bool = False) -> Location | None:
+        """Return where a dataset lies; None if it is not kept or has no file."""
+        dataset = self.catalog.get(name)
+        return None if dataset is None else location(dataset, saved=saved)
+
+    def content(self, name: str, *, saved: bool = False) -> str | None:
+        """Return the hash of a dataset's file or folder; None if it is not there."""
+        where = self.location(name, saved=saved)
+        return where and self.hashes.of(*where)
+
+    def record(self, name: str) -> Record | None:
+        """Return a dataset's record; None if it has none that can be read."""
+        where = self.location(name)
+        return where and read(where)
+
+    def origin(self, name: str) -> Origin:
+        """Return what a dataset would be made from now, from raw data on."""
+        plain = _plain(name)
+        if plain not in self._origins:
+            record = self.record(name) if self.location(name) else None
+            if plain in self.pinned and record is not None:
+                self._origins[plain] = record
+            else:
+                self._origins[plain] = self._origin(plain, record, self.origin)
+        return self._origins[plain]
+
+    def origin_at_save(self, name: str) -> Origin:
+        """Return what a dataset was just made from: tables by their own records."""
+
+        def of_input(each: str) -> Origin:
+            return self.record(each) or self.origin(each)
+
+        return self._origin(_plain(name), None, of_input)
+
+    def upstream(self, name: str) -> Iterator[str]:
+        """Yield every dataset that lies upstream, parameters aside, each once."""
+        seen, queue = {_plain(name)}, [_plain(name)]
+        while queue:
+            each = queue.pop()
+            if each not in self.makers:
+                continue
+            for source in self.makers[each].inputs:
+                if not is_parameter(source) and _plain(source) not in seen:
+                    seen.add(_plain(source))
+                    queue.append(_plain(source))
+                    yield source
+
+    def models(self, name: str) -> dict[str, str]:
+        """Return which models and adapters lie upstream, and what each is."""
+        found = {}
+        for each in self.upstream(name):
+            dataset = self.catalog.get(each)
+            if isinstance(dataset, ModelDataset):
+                found[each] = describe(self._source(each, dataset))
+            elif isinstance(dataset, AdapterDataset):
+                found[each] = self.content(each) or "missing"
+        return dict(sorted(found.items()))
+
+    def input_contents(self, node: Node) -> dict[str, str]:
+        """Return the hash of each input of a node that has a file."""
+        found = {
+            name: self.content(name) for name in node.inputs if not is_parameter(name)
+        }
+        return {name: content for name, content in found.items() if content}
+
+    def doubt(self, name: str) -> Doubt | None:
+        """Say why a saved dataset is not what its node would make now, if it is not."""
+        content = self.content(name)
+        if content is None:
+            return Doubt("is missing")
+        record = self.record(name)
+        if record is None:
+            return Doubt("has no record of how it was made")
+        if content != record.content:
+            return Doubt(f"was changed after {record.node} wrote it")
+        origin = self.origin(name)
+        if record.key != origin.key:
+            return Doubt("is stale", tuple(differences(record, origin)))
+        anew = [
+            each
+            for each, before in record.input_contents.items()
+            if (now := self.record(each)) and before != now.content
+        ]
+        if anew:
+            return Doubt("is stale", tuple(f"{each} was made anew" for each in anew))
+        return None
+
+    def doubt_whole_way(self, name: str) -> Doubt | None:
+        """Say why a dataset is not to be read, if so.
+
+        Unlike `doubt`, finds also a table upstream that was changed by hand. What was
+        deleted upstream does not matter: what came of it is known. A version that the
+        user asked for is read, if it is as it was saved.
+        """
+        found = self.doubt(name)
+        if _plain(name) in self.pinned and found and found.why:
+            return None
+        if found or _plain(name) in self.pinned:
+            return found
+        for each in self.upstream(name):
+            made = _plain(each) in self.makers
+            if made and self.content(each) and (found := self.doubt(each)):
+                return Doubt("is stale", found.why or (f"{each} {found.state}",))
+        return None
+
+    def to_rebuild(self, nodes: Iterable[Node]) -> dict[str, Doubt]:
+        """Say which saved outputs of the nodes are to be made anew, and why.
+
+        Parameters
+        ----------
+        nodes
+            In the order of a run.
+
+        Returns
+        -------
+        dict of str to Doubt
+            By dataset, in the order of the nodes.
+        """
+        found: dict[str, Doubt] = {}
+        for node in nodes:
+            # A table that is only missing or damaged will be what it was: what was
+            # made from it stays.
+            anew = [each for each in node.inputs if each in found and found[each].why]
+            for name in node.outputs:
+                if self.location(name) is None:
+                    continue
+                if doubt := self.doubt(name):
+                    found[name] = doubt
+                elif anew:
+                    why = tuple(f"{each} is made anew" for each in anew)
+                    found[name] = Doubt("is stale", why)
+        return found
+
+    def way_to(self, names: Iterable[str]) -> list[Node]:
+        """Return every node on the way to the datasets, in the order of a run."""
+        nodes = {node.name: node for node in self.makers.values()}
+        return Pipeline(list(nodes.values())).to_outputs(*names).nodes
+
+    def _origin(
+        self, name: str, record: Record | None, of_input: Callable[[str], Origin]
+    ) -> Origin:
+        node = self.makers[name]
+        params = {
+            each: self._parameter(each) for each in node.inputs if is_parameter(each)
+        }
+        tables = [each for each in node.inputs if not is_parameter(each)]
+        known = {} if record is None else record.own.sources
+        own = Part(
+            code=self._code_of(node, params),
+            params=params,
+            sources={
+                each: source
+                for each in tables
+                if (source := self._identity(each, known.get(each, {})))
+            },
+        )
+        made = {each: of_input(each) for each in tables if _plain(each) in self.makers}
+        upstream = Part()
+        for origin in made.values():
+            upstream = upstream | origin.upstream | origin.own
+        function = path_of(node.func)
+        inputs = {each: origin.key for each, origin in made.items()}
+        place = [node.inputs, [_plain(each) for each in node.outputs].index(name)]
+        return Origin(
+            node=node.name,
+            function=function,
+            inputs=inputs,
+            own=own,
+            upstream=upstream,
+            key=key_of(function, place, inputs, own),
+        )
+
+    def _code_of(self, node: Node, params: Mapping[str, Any]) -> dict[str, str]:
+        if node.name not in self._code:
+            named = [
+                path
+                for value in params.values()
+                for path in _strings(value)
+                if _DOTTED.fullmatch(path)
+            ]
+            code = code_of(node.func)
+            for path in named:
+                code |= code_at(path)
+            self._code[node.name] = dict(sorted(code.items()))
+        return self._code[node.name]
+
+    def _parameter(self, name: str) -> Any:
+        value: Any = self.parameters
+        if name != "parameters":
+            for part in name.removeprefix("params:").split("."):
+                # One that is missing is Kedro's to complain of, if it is needed.
+                value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def _identity(self, name: str, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Say how a table is read; of one that no node makes, also what it is."""
+        dataset = self.catalog.get(name)
+        if dataset is None:
+            return {}
+        if _plain(name) in self.makers:
+            return {k: v for k, v in _entry(dataset).items() if k != "type"}
+        found = self._source(name, dataset)
+        if not any(part in found for part in _OF_FILES) and found == {
+            part: value for part, value in known.items() if part not in _OF_FILES
+        }:
+            return dict(known)  # what is not there any more has not changed
+        return found
+
+    def _source(self, name: str, dataset: AbstractDataset) -> dict[str, Any]:
+        identity = getattr(dataset, "identity", None)
+        if identity is None:
+            found, where = _entry(dataset), self.location(name)
+        else:
+            inner = _entry(dataset).get("dataset")
+            found = {**identity(), **({"dataset": inner} if inner else {})}
+            folder = found.get("folder")
+            where = Location(LocalFileSystem(), folder) if folder else None
+        content = self.hashes.of(*where) if where else None
+        return {**found, "content": content} if content else found
+
+
+def differences(was: Origin, now: Origin) -> list[str]:
+    """Say in what two origins differ, the causes before what they led to.
+
+    Returns
+    -------
+    list of str
+        Such as ``params:score.probe.rollouts was 4, is 8``; never empty.
+    """
+    old, new = was.everything, now.everything
+    found: list[str] = []
+    for name in sorted(old.sources.keys() | new.sources.keys()):
+        before, after = old.sources.get(name, {}), new.sources.get(name, {})
+        if name in old.sources and name in new.sources:
+            found += _source_differences(name, before, after)
+    found += list(_leaf_differences(old.params, new.params))
+    changed = [
+        path for path, code in new.code.items() if old.code.get(path, code) != code
+    ]
+    found += [f"{path} changed" for path in changed]
+    if not changed:
+        found += [f"{path} is new" for path in new.code.keys() - old.code.keys()]
+        found += [f"{path} is gone" for path in old.code.keys() - new.code.keys()]
+    return found or ["the pipeline before it changed"]
+
+
+def describe(source: Mapping[str, Any]) -> str:
+    """Name a source in a few words."""
+    name = source.get("package") or source.get("name") or source.get("folder") or ""
+    commit = source.get("commit") or source.get("content") or source.get("sha256") or ""
+    return " ".join(filter(None, [str(name), str(commit)[:12]]))
+
+
+def _source_differences(
+    name: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[str]:
+    compared = [part for part in _WHAT if part != "folder"]
+    if any(before.get(part) != after.get(part) for part in compared):
+        was, now = describe(before), describe(after)
+        plain = before.keys() | after.keys() <= {"content", "type"}
+        yield f"{name} has changed" if plain else f"{name} was {was}, is {now}"
+    rest = [{k: v for k, v in s.items() if k not in _WHAT} for s in (before, after)]
+    yield from _leaf_differences(rest[0], rest[1], name)
+
+
+def _leaf_differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yield what differs between two trees of plain values, leaf by leaf."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if old != new:
+            yield f"{path} was {_short(old)}, is {_short(new)}"
+        return
+    for key in [*old, *(key for key in new if key not in old)]:
+        inner = f"{path}.{key}" if path else str(key)
+        if key in old and key in new:
+            yield from _leaf_differences(old[key], new[key], inner)
+        elif path:  # a whole parameter that came with a node says nothing by itself
+            yield (
+                f"{inner} was {_short(old[key])}, is not there"
+                if key in old
+                else f"{inner} was not there, is {_short(new[key])}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value else json.dumps(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(name: str) -> str:
+    """Return a dataset's name without the way that it is read, after an ``@``."""
+    return name.partition("@")[0]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _entry(dataset: AbstractDataset) -> dict[str, Any]:
+    """Return the arguments of a catalog entry that say how its data is read."""
+    if getattr(dataset, "_EPHEMERAL", False):
+        return {}
+    return json.loads(json.dumps(_less_apart(dataset._init_config()), default=str))
+
+
+def _less_apart(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _less_apart(value) if isinstance(value, dict) else value
+        for key, value in entry.items()
+        if key not in _APART and value not in (None, {})
+    }

@@ -1,0 +1,40 @@
+"""The graph of this project."""
+
+from collections.abc import Iterable
+
+from kedro.framework.project import pipelines
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+
+from minirec.datasets.lineage import LineageDataset
+from minirec.lineage.content import Hashes
+from minirec.lineage.graph import Graph, makers_of
+from minirec.parameters import plain_parameters
+
+
+def graph_of(
+    catalog: CatalogProtocol,
+    running: Iterable[Pipeline] = (),
+    pinned: Iterable[str] = (),
+) -> Graph:
+    """Return the graph of all registered pipelines on a catalog.
+
+    Parameters
+    ----------
+    catalog
+        Of the project.
+    running
+        Pipelines whose nodes come first, where several make the same dataset.
+    pinned
+        Datasets of which the user asked for a certain version.
+    """
+    # A run of one pipeline registers no other.
+    pipelines.set_requested(None)
+    dataset = catalog.get("lineage")
+    return Graph(
+        catalog,
+        makers_of([*running, pipelines["__default__"], *pipelines.values()]),
+        plain_parameters(catalog["parameters"].load()),
+        dataset.hashes if isinstance(dataset, LineageDataset) else Hashes(),
+        frozenset(pinned),
+    )
