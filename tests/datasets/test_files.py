@@ -1,15 +1,36 @@
 import json
+import re
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from kedro.io import DataCatalog
 
-from minirec.datasets.files import CSVDataset, FigureDataset, ParquetDataset
+from minirec.datasets.files import (
+    CSVDataset,
+    FigureDataset,
+    HTMLDataset,
+    ParquetDataset,
+)
 
 TABLE = pd.DataFrame({"sample_id": [1, 2], "seen_item_id": [["a", "b"], []]})
 METRICS = pd.DataFrame({"method": ["trained", "nearest"], "mean": [0.5, 0.25]})
 FIGURE = go.Figure(go.Bar(x=["a", "b"], y=[1.0, 2.0]))
+
+
+PAGE = "<body><p>Überblick</p><section>eins</section><section>zwei</section></body>\n"
+# what Kedro-Viz 12.5 takes for Markdown in a preview
+MARKDOWN = [
+    r"\|(.+)\|\n\|[-s|:]+\|\n((?:\|.+\|\n?)*)",
+    r"^#{1,3} (.*$)",
+    r"\*(.*?)\*",
+    r"_(.*?)_",
+    r"`([^`]+)`",
+    r"\[([^\]]+)\]\(([^)]+)\)",
+    r"^\d+\.\s(.+)$",
+    r"^[*-]\s(.+)$",
+    r"\n",
+]
 
 
 class Unwritable:
@@ -39,6 +60,13 @@ def test_a_figure_comes_back(tmp_path):
     assert dataset.load() == FIGURE
 
 
+def test_a_page_comes_back(tmp_path):
+    dataset = HTMLDataset(filepath=str(tmp_path / "new" / "page.html"))
+    dataset.save(PAGE)
+    assert dataset.load() == PAGE
+    assert (tmp_path / "new" / "page.html").read_bytes() == PAGE.encode()
+
+
 @pytest.mark.parametrize(
     ("dataset", "good", "bad"),
     [
@@ -46,6 +74,7 @@ def test_a_figure_comes_back(tmp_path):
         # The first row can be written, so half a file would lie there.
         (CSVDataset, METRICS, pd.DataFrame({"method": ["trained", Unwritable()]})),
         (FigureDataset, FIGURE, go.Figure(layout={"meta": {1, 2}})),
+        (HTMLDataset, PAGE, "no character: \udcff"),
     ],
 )
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
@@ -54,14 +83,16 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     saved = dataset(filepath=str(tmp_path / "file"))
     saved.save(good)
     before = (tmp_path / "file").read_bytes()
-    message = "Could not convert|Conversion failed|cannot be written|not JSON serial"
+    message = "not convert|Conversion failed|cannot be written|not JSON|can't encode"
     with pytest.raises(Exception, match=message):
         saved.save(bad)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == before
 
 
-@pytest.mark.parametrize("dataset", [ParquetDataset, CSVDataset, FigureDataset])
+@pytest.mark.parametrize(
+    "dataset", [ParquetDataset, CSVDataset, FigureDataset, HTMLDataset]
+)
 def test_the_catalog_tells_where_the_file_lies(tmp_path, dataset):
     entry = {
         "type": f"{dataset.__module__}.{dataset.__qualname__}",
@@ -90,3 +121,25 @@ def test_the_previews_hold_plain_values(tmp_path):
     figure = FigureDataset(filepath=str(tmp_path / "figure.json"))
     figure.save(FIGURE)
     assert figure.preview() == json.loads(FIGURE.to_json())
+
+
+def test_the_preview_of_a_page_is_its_first_section(tmp_path):
+    page = HTMLDataset(filepath=str(tmp_path / "page.html"))
+    page.save(PAGE)
+    assert page.preview() == "<section>eins</section>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*one* **two** _three_ __four__ `five` ```\nsix\n```",
+        "[seven](javascript:alert)",
+        "# eight\n1. nine\n- ten\n* eleven\n\n|a|\n|-|\n|b|\n",
+    ],
+)
+def test_no_text_of_a_preview_is_markdown(tmp_path, text):
+    page = HTMLDataset(filepath=str(tmp_path / "page.html"))
+    page.save(f"<body><section><pre>{text}</pre></section></body>")
+    assert any(re.search(pattern, text, re.M) for pattern in MARKDOWN)
+    for pattern in MARKDOWN:
+        assert not re.search(pattern, page.preview(), re.M)

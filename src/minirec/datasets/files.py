@@ -8,10 +8,16 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 from kedro.io import Version
-from kedro_datasets import pandas, plotly
-from kedro_datasets._typing import TablePreview
+from kedro_datasets import pandas, plotly, text
+from kedro_datasets._typing import HTMLPreview, TablePreview
 
 from minirec.datasets.atomic import replacing
+
+# Kedro-Viz takes a preview for Markdown once it has made it safe, and so may make
+# markup of what a page shows as text. These look alike, and it leaves them alone.
+LOOK_ALIKES = str.maketrans(
+    {"\n": "<br>", "*": "\u2217", "_": "\u02cd", "`": "\u02cb", "]": "]\u2060"}
+)
 
 
 class WholeFile(ABC):
@@ -92,3 +98,41 @@ class FigureDataset(WholeFile, plotly.JSONDataset):
 
     def _write(self, data: go.Figure, path: Path) -> None:
         path.write_text(data.to_json(**self._save_args), "utf-8")
+
+
+class HTMLDataset(WholeFile, text.TextDataset):
+    """``text.TextDataset`` of a page, that saves in one step and previews a section.
+
+    Parameters
+    ----------
+    filepath : str
+        The file.
+    version : Version, optional
+        Set by Kedro where the entry is ``versioned``.
+    metadata : dict, optional
+        For plugins.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        text.TextDataset.__init__(
+            self,
+            filepath=filepath,
+            version=version,
+            fs_args={"open_args_load": {"encoding": "utf-8"}},
+            metadata=metadata,
+        )
+
+    def preview(self) -> HTMLPreview:
+        """Return the page's first ``<section>`` for Kedro-Viz, without its style."""
+        _, start, rest = self.load().partition("<section")
+        section, end, _ = rest.partition("</section>")
+        return HTMLPreview(f"{start}{section}{end}".translate(LOOK_ALIKES))
+
+    def _write(self, data: str, path: Path) -> None:
+        path.write_text(data, "utf-8")

@@ -29,31 +29,131 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def code_of(function: Callable[..., Any]) -> dict[str, str]:
-    """Hash a function and all project definitions that it leads to.
+class _Module(NamedTuple):
+    package: bool
+    definitions: dict[str, list[ast.stmt]]
+    imports: dict[str, Place]
+    effects: list[ast.stmt]
+    """What importing it does beyond defining."""
 
-    Parameters
-    ----------
-    function
-        Also a ``functools.partial``, whose arguments count, or a lambda, for which
-        its whole module counts.
 
-    Returns
-    -------
-    dict of str to str
-        Hash of each definition by its dotted path, in ascending order; empty for
-        a function of an installed package.
-    """
-    bound = ""
-    while isinstance(function, functools.partial):
-        bound += f"{function.args!r} {sorted(function.keywords.items())!r} "
-        function = function.func
-    function = inspect.unwrap(function)
-    module, name = function.__module__, function.__qualname__.partition(".")[0]
-    found = _hashes(_resolve_symbol(module, name, ()))
-    if bound:
-        found[f"functools.partial({module}.{name})"] = digest(bound)
-    return dict(sorted(found.items()))
+class Code:
+    """The project's source, each file of it read once."""
+
+    def __init__(self) -> None:
+        self._roots: dict[str, list[Path]] = {}
+        self._modules: dict[str, _Module | None] = {}
+        self._definitions: dict[Place, tuple[str, frozenset[Place]]] = {}
+
+    def of(self, function: Callable[..., Any]) -> dict[str, str]:
+        """Hash a function and all project definitions that it leads to.
+
+        Parameters
+        ----------
+        function
+            Also a ``functools.partial``, whose arguments count, or a lambda, for which
+            its whole module counts.
+
+        Returns
+        -------
+        dict of str to str
+            Hash of each definition by its dotted path, in ascending order; empty for
+            a function of an installed package.
+        """
+        bound = ""
+        while isinstance(function, functools.partial):
+            bound += f"{function.args!r} {sorted(function.keywords.items())!r} "
+            function = function.func
+        function = inspect.unwrap(function)
+        module, name = function.__module__, function.__qualname__.partition(".")[0]
+        found = self._hashes(self._resolve(module, name, ()))
+        if bound:
+            found[f"functools.partial({module}.{name})"] = digest(bound)
+        return dict(sorted(found.items()))
+
+    def at(self, path: str) -> dict[str, str]:
+        """Hash what a dotted path leads to, as `of`; empty if it is no project's."""
+        parts = path.split(".")
+        if all(part.isidentifier() for part in parts):
+            for end in range(len(parts) - 1, 0, -1):
+                if self._module(module := ".".join(parts[:end])):
+                    start = self._resolve(module, parts[end], tuple(parts[end + 1 :]))
+                    return dict(sorted(self._hashes(start).items()))
+        return {}
+
+    def _hashes(self, start: set[Place]) -> dict[str, str]:
+        found, queue = set(start), list(start)
+        hashes = {}
+        while queue:
+            place = queue.pop()
+            if place not in self._definitions:
+                self._definitions[place] = self._definition(*place)
+            text, leads_to = self._definitions[place]
+            if text:
+                hashes[".".join(filter(None, place))] = digest(text)
+            queue.extend(leads_to - found)
+            found |= leads_to
+        return hashes
+
+    def _definition(
+        self, module: str, name: str | None
+    ) -> tuple[str, frozenset[Place]]:
+        """Return a definition's text without docs and layout, and where it leads."""
+        parsed = self._module(module)
+        if parsed is None:
+            return "", frozenset()
+        statements = parsed.effects if name is None else parsed.definitions[name]
+        # Importing a module runs its packages first.
+        packages = {module.rsplit(".", n)[0] for n in range(module.count(".") + 1)}
+        leads_to: set[Place] = {(package, None) for package in packages}
+        for statement in statements:
+            scope = parsed.imports | _imports(statement, module, parsed.package)
+            for root, *attributes in _names(statement):
+                if root in scope:
+                    leads_to |= self._resolve(*scope[root], tuple(attributes))
+                elif root in parsed.definitions:
+                    leads_to.add((module, root))
+        return "\n".join(map(ast.unparse, statements)), frozenset(leads_to)
+
+    def _resolve(
+        self, module: str, name: str | None, attributes: tuple[str, ...]
+    ) -> set[Place]:
+        """Return the definitions that a name and its attributes stand for."""
+        parsed = self._module(module)
+        if parsed is None:
+            return set()
+        if name is None:
+            if attributes:
+                return self._resolve(module, attributes[0], attributes[1:])
+            # The module itself is handed on: anything in it may be used.
+            return {(module, None), *((module, each) for each in parsed.definitions)}
+        if name in parsed.definitions:
+            return {(module, name)}
+        if name in parsed.imports and parsed.imports[name] != (module, name):
+            place = parsed.imports[name]
+            return {(module, None)} | self._resolve(*place, attributes)
+        if self._module(f"{module}.{name}"):
+            return self._resolve(f"{module}.{name}", None, attributes)
+        # Bound by a statement of the module that is neither: a lambda, a loop, a `try`.
+        return self._resolve(module, None, ())
+
+    def _module(self, name: str) -> "_Module | None":
+        """Return a module of the project; None for what is installed."""
+        if name not in self._modules:
+            file = self._file(name)
+            self._modules[name] = _parsed(name, file) if file else None
+        return self._modules[name]
+
+    def _file(self, module: str) -> Path | None:
+        top, *rest = module.split(".")
+        if top not in self._roots:
+            self._roots[top] = _roots(top)
+        for folder in self._roots[top]:
+            path = folder.joinpath(*rest)
+            for file in (path / "__init__.py", path.with_suffix(".py")):
+                if file.is_file():
+                    return file
+        return None
 
 
 def path_of(function: Callable[..., Any]) -> str:
@@ -63,120 +163,26 @@ def path_of(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def code_at(path: str) -> dict[str, str]:
-    """Hash what a dotted path leads to, as `code_of`; empty if it is no project's."""
-    module, _, name = path.rpartition(".")
-    if not all(part.isidentifier() for part in path.split(".")) or not module:
-        return {}
-    return dict(sorted(_hashes(_resolve_symbol(module, name, ())).items()))
-
-
-class _Module(NamedTuple):
-    package: bool
-    definitions: dict[str, list[ast.stmt]]
-    imports: dict[str, Place]
-    effects: list[ast.stmt]
-    """What importing it does beyond defining."""
-
-
-def _hashes(start: set[Place]) -> dict[str, str]:
-    found, queue = set(start), sorted(start, key=str)
-    hashes = {}
-    while queue:
-        place = queue.pop()
-        module, name = place
-        text, leads_to = _definition(place, _source(module))
-        if text:
-            hashes[module if name is None else f"{module}.{name}"] = digest(text)
-        new = leads_to - found
-        found |= new
-        queue.extend(new)
-    return hashes
-
-
-@functools.cache
-def _definition(
-    place: Place, source: tuple[Path, int] | None
-) -> tuple[str, frozenset[Place]]:
-    """Return a definition's text without docs and layout, and where it leads."""
-    module, name = place
-    if source is None:
-        return "", frozenset()
-    parsed = _parsed(module, *source)
-    statements = parsed.effects if name is None else parsed.definitions[name]
-    # Importing a module runs its packages first.
-    packages = {(module.rsplit(".", n)[0], None) for n in range(module.count(".") + 1)}
-    leads_to: set[Place] = {place for place in packages if _source(place[0])}
-    for statement in statements:
-        scope = {**parsed.imports, **_imports(statement, module, parsed.package)}
-        for root, *attributes in _names(statement):
-            if root in parsed.definitions and root not in scope:
-                leads_to.add((module, root))
-            elif root in scope:
-                leads_to |= _resolve_import(scope[root], tuple(attributes))
-    return "\n".join(map(ast.unparse, statements)), frozenset(leads_to - {place})
-
-
-def _resolve_import(target: Place, attributes: tuple[str, ...]) -> set[Place]:
-    """Return the definitions that an imported name and its attributes stand for."""
-    return _resolve_symbol(*target, attributes)
-
-
-def _resolve_symbol(
-    module: str, name: str | None, attributes: tuple[str, ...]
-) -> set[Place]:
-    source = _source(module)
-    if source is None:
-        return set()
-    parsed = _parsed(module, *source)
-    if name is None:
-        if attributes:
-            return _resolve_symbol(module, attributes[0], attributes[1:])
-        # The module itself is handed on: anything in it may be used.
-        return {(module, None), *((module, each) for each in parsed.definitions)}
-    if name in parsed.definitions:
-        return {(module, name)}
-    if name in parsed.imports and parsed.imports[name] != (module, name):
-        return {(module, None)} | _resolve_import(parsed.imports[name], attributes)
-    if _source(f"{module}.{name}"):
-        return _resolve_symbol(f"{module}.{name}", None, attributes)
-    # Bound by a statement of the module that is neither: a lambda, a loop, a `try`.
-    return _resolve_symbol(module, None, ())
-
-
-def _source(module: str) -> tuple[Path, int] | None:
-    """Return a project module's file and its time; None for what is installed."""
-    top, *rest = module.split(".")
-    for folder in _roots(top):
-        path = folder.joinpath(*rest)
-        for file in (path / "__init__.py", path.with_suffix(".py")):
-            if file.is_file():
-                return file, file.stat().st_mtime_ns
-    return None
-
-
-@functools.cache
-def _roots(top: str) -> tuple[Path, ...]:
+def _roots(top: str) -> list[Path]:
     """Return where a top-level module lies, less its suffix, if it is the project's."""
     try:
         spec = importlib.util.find_spec(top)
     except ValueError:  # such as __main__, which has no file
-        return ()
+        return []
     if spec is None:
-        return ()
+        return []
     origins = spec.submodule_search_locations or (
         [spec.origin.removesuffix(".py")] if spec.origin else []
     )
-    return tuple(
+    return [
         path
         for path in map(Path, origins)
         if top == OWN_PACKAGE
         or not (_INSTALLED & set(path.parts) or path.is_relative_to(_STANDARD))
-    )
+    ]
 
 
-@functools.cache
-def _parsed(module: str, file: Path, _time: int) -> _Module:
+def _parsed(module: str, file: Path) -> _Module:
     tree = ast.parse(file.read_text("utf-8"), str(file))
     _drop_docstrings(tree)
     parsed = _Module(file.name == "__init__.py", {}, {}, [])

@@ -13,7 +13,7 @@ from kedro.pipeline.node import Node
 
 from minirec.datasets.adapter import AdapterDataset
 from minirec.datasets.model import ModelDataset
-from minirec.lineage.code import code_at, code_of, path_of
+from minirec.lineage.code import Code, path_of
 from minirec.lineage.content import Hashes
 from minirec.lineage.record import (
     Location,
@@ -81,7 +81,8 @@ class Doubt(NamedTuple):
 
     def sentence(self, *names: str) -> str:
         """Return the doubt about the datasets as a sentence without its full stop."""
-        subject = " and ".join(f"`{name}`" for name in names)
+        quoted = [f"`{name}`" for name in names]
+        subject = " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
         state = self.state
         if len(names) > 1:
             verb, _, rest = state.partition(" ")
@@ -113,6 +114,7 @@ class Graph:
     parameters: Mapping[str, Any]
     hashes: Hashes
     pinned: frozenset[str] = frozenset()
+    _source: Code = field(default_factory=Code)
     _code: dict[str, dict[str, str]] = field(default_factory=dict)
     _origins: dict[str, Origin] = field(default_factory=dict)
 
@@ -173,9 +175,9 @@ class Graph:
         for each in self.upstream(name):
             dataset = self.catalog.get(each)
             if isinstance(dataset, ModelDataset):
-                found[each] = describe(self._source(each, dataset))
+                found[each] = describe(self._read_from(each, dataset))
             elif isinstance(dataset, AdapterDataset):
-                found[each] = self.content(each) or "missing"
+                found[each] = (self.content(each) or "missing")[:12]
         return dict(sorted(found.items()))
 
     def input_contents(self, node: Node) -> dict[str, str]:
@@ -224,6 +226,14 @@ class Graph:
             if made and self.content(each) and (found := self.doubt(each)):
                 return Doubt("is stale", found.why or (f"{each} {found.state}",))
         return None
+
+    def doubts(self, names: Iterable[str]) -> dict[Doubt, list[str]]:
+        """Return which of the datasets are not to be read, by the doubt about them."""
+        found: dict[Doubt, list[str]] = {}
+        for name in names:
+            if self.location(name) and (doubt := self.doubt_whole_way(name)):
+                found.setdefault(doubt, []).append(name)
+        return found
 
     def to_rebuild(self, nodes: Iterable[Node]) -> dict[str, Doubt]:
         """Say which saved outputs of the nodes are to be made anew, and why.
@@ -300,9 +310,9 @@ class Graph:
                 for path in _strings(value)
                 if _DOTTED.fullmatch(path)
             ]
-            code = code_of(node.func)
+            code = self._source.of(node.func)
             for path in named:
-                code |= code_at(path)
+                code |= self._source.at(path)
             self._code[node.name] = dict(sorted(code.items()))
         return self._code[node.name]
 
@@ -321,14 +331,14 @@ class Graph:
             return {}
         if _plain(name) in self.makers:
             return {k: v for k, v in _entry(dataset).items() if k != "type"}
-        found = self._source(name, dataset)
+        found = self._read_from(name, dataset)
         if not any(part in found for part in _OF_FILES) and found == {
             part: value for part, value in known.items() if part not in _OF_FILES
         }:
             return dict(known)  # what is not there any more has not changed
         return found
 
-    def _source(self, name: str, dataset: AbstractDataset) -> dict[str, Any]:
+    def _read_from(self, name: str, dataset: AbstractDataset) -> dict[str, Any]:
         identity = getattr(dataset, "identity", None)
         if identity is None:
             found, where = _entry(dataset), self.location(name)

@@ -15,7 +15,7 @@ from minirec.commands import kedro_run
 from minirec.datasets.lineage import LineageDataset
 from minirec.errors import InputError
 from minirec.lineage import record
-from minirec.lineage.graph import Doubt, Graph
+from minirec.lineage.graph import Graph
 from minirec.lineage.project import graph_of
 from minirec.pipeline_registry import pipeline_of
 
@@ -120,10 +120,7 @@ class LineageHook:
 
 def _refuse(graph: Graph, names: Iterable[str], run_params: Mapping[str, Any]) -> None:
     """Raise an `InputError` if one of the datasets is not to be read."""
-    doubts: dict[Doubt, list[str]] = {}
-    for name in sorted(names):
-        if graph.location(name) and (doubt := graph.doubt_whole_way(name)):
-            doubts.setdefault(doubt, []).append(name)
+    doubts = graph.doubts(sorted(names))
     if not doubts:
         return
     graph.hashes.save()

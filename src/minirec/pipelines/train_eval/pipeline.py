@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.train_eval import nodes
-from minirec.reporting import figures
+from minirec.reporting import figures, trace
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -62,6 +62,21 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs="metrics",
                 outputs="metrics_figure",
                 name="plot_metrics",
+            ),
+            Node(
+                trace.render_traces,
+                inputs=[
+                    "items",
+                    "prompts",
+                    "rollouts",
+                    "rewards",
+                    "candidates",
+                    "selection",
+                    "curriculum",
+                    "consumed",
+                ],
+                outputs="traces",
+                name="render_traces",
             ),
         ],
         tags="train_eval",

@@ -1,0 +1,97 @@
+"""How a table was made, as text."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from minirec.errors import InputError
+from minirec.lineage.graph import Graph, is_parameter
+
+WIDTH = 80
+
+
+def describe_table(graph: Graph, name: str) -> str:
+    """Tell how a dataset was made, from what, and whether that still holds.
+
+    Parameters
+    ----------
+    graph
+        Of the project.
+    name
+        A dataset that a node makes.
+
+    Returns
+    -------
+    str
+        At most 80 columns wide: its record, and every dataset before it as a tree,
+        those that are not fresh with the reason; ``…`` stands for what is told above.
+
+    Raises
+    ------
+    InputError
+        If no node makes the dataset, or it has not been made.
+    """
+    if name not in graph.makers:
+        raise InputError(
+            f"no pipeline makes `{name}`: name one of {', '.join(graph.makers)}"
+        )
+    record = graph.record(name)
+    if record is None:
+        raise InputError(
+            f"`{name}` has no record of how it was made: run "
+            "`kedro run --only-missing-outputs`"
+        )
+    own = list(_leaves(record.own.params))
+    before = [leaf for leaf in _leaves(record.upstream.params) if leaf not in own]
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("state", _state(graph, name))
+    rows.add_row("made by", f"{record.node} ({record.function})")
+    rows.add_row("saved at", f"{record.saved_at} by run {record.run_id}")
+    rows.add_row("commit", record.git_commit or "not in a git repository")
+    rows.add_row("key", f"{record.key}, content {record.content[:16]}")
+    for label, found in (
+        ("models", [f"{each} {what}" for each, what in record.models.items()]),
+        ("parameters", own),
+        ("before it", list(dict.fromkeys(before))),
+        ("with", [f"{each} {what}" for each, what in record.versions.items()]),
+    ):
+        rows.add_row(label, Text(", ".join(found) or "none"))
+    console = Console(file=StringIO(), width=WIDTH, highlight=False)
+    console.print(Text(name, style="bold"), rows, _tree(graph, name, set()), sep="\n")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _state(graph: Graph, name: str) -> Text:
+    doubt = graph.doubt_whole_way(name)
+    return Text(doubt.sentence(name).partition(" ")[2] if doubt else "is fresh")
+
+
+def _tree(graph: Graph, name: str, seen: set[str]) -> Tree:
+    tree = Tree(Text(name))
+    for each in graph.makers[name].inputs if name in graph.makers else ():
+        if is_parameter(each):
+            continue
+        if each in seen:
+            tree.add(Text(f"{each} …"))
+            continue
+        seen.add(each)
+        branch = _tree(graph, each, seen)
+        if doubt := graph.doubt(each) if each in graph.makers else None:
+            branch.label = Text(f"{each} {doubt.sentence(each).partition(' ')[2]}")
+        tree.add(branch)
+    return tree
+
+
+def _leaves(params: Any, path: str = "") -> Iterator[str]:
+    if isinstance(params, dict):
+        for name, value in params.items():
+            yield from _leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield f"{path.removeprefix('params:')} {json.dumps(params)}"

@@ -1,0 +1,152 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+BIN = Path(sys.executable).parent
+SLOW = ("torch", "transformers", "trl", "sentence_transformers")
+
+
+def minirec(path, *args):
+    return subprocess.run(
+        [str(BIN / "minirec"), *args],
+        cwd=path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def chosen(test_run):
+    """The id of the first sample of the curriculum."""
+    tables = test_run.path / "data" / "test" / "05_model_input"
+    return str(pd.read_parquet(tables / "curriculum.parquet")["sample_id"].iloc[0])
+
+
+def test_the_script_prints_a_trace_from_any_folder_of_the_project(test_run, chosen):
+    command = ("trace", "sample", chosen, "--env", "test")
+    here = minirec(test_run.path, *command)
+    below = minirec(test_run.path / "data" / "test", *command)
+    assert here.returncode == 0, here.stderr
+    assert here.stdout == below.stdout
+    first, *lines = here.stdout.splitlines()
+    assert first.startswith(f"Sample {chosen} of the train split, user ")
+    assert "  curriculum  place 1 of 10, in stage 1 of 4" in lines
+    assert all(len(line) <= 80 for line in lines)
+    assert "not there yet" not in here.stdout
+    assert here.stderr == ""
+
+
+def test_kedro_has_the_same_command(test_run, kedro, chosen):
+    by_kedro = kedro(test_run.path, "trace", "sample", chosen, "--env", "test")
+    assert by_kedro.returncode == 0, by_kedro.stderr
+    by_script = minirec(test_run.path, "trace", "sample", chosen, "--env", "test")
+    assert by_kedro.stdout == by_script.stdout
+
+
+def test_the_trace_imports_nothing_slow(test_run, chosen):
+    ask = f"""
+import sys
+from minirec.cli import cli
+cli(["trace", "sample", "{chosen}", "--env", "test"], standalone_mode=False)
+print([name for name in {SLOW} if name in sys.modules])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=test_run.path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_before_any_run_the_trace_names_the_first_command(copy_project):
+    done = minirec(copy_project(), "trace", "sample", "0", "--env", "test")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "Error: prompts is not there yet: kedro run --pipelines preprocess --env test\n"
+    )
+
+
+def test_an_environment_that_does_not_exist_is_named(test_run, chosen):
+    done = minirec(test_run.path, "trace", "sample", chosen, "--env", "tset")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: Given configuration path either does not exist")
+    assert line.endswith("conf/tset")
+
+
+def test_outside_of_a_project_the_script_says_where_to_go(tmp_path):
+    done = minirec(tmp_path, "trace", "sample", "0")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: {tmp_path} is not in a Kedro project: go to the folder of MiniRec, or "
+        "to one below it\n"
+    )
+
+
+def test_the_package_still_runs_as_a_module(test_run):
+    done = subprocess.run(
+        [sys.executable, "-m", "minirec", "--env", "test", "--pipelines", "select"],
+        cwd=test_run.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Wrote curriculum, reward_figure, selection_figure." in done.stdout
+
+
+def test_a_table_tells_how_it_was_made(test_run):
+    told = minirec(test_run.path, "trace", "table", "scores", "--env", "test")
+
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[0] == "scores"
+    assert "state       is fresh" in lines
+    assert "parameters  score.value.alpha 1.0" in lines
+    assert "├── learnability" in lines
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
+    path = tmp_path / "project"
+    shutil.copytree(test_run.path, path)
+    (path / "conf/test/parameters_mine.yml").write_text("score: {value: {alpha: 3.0}}")
+
+    told = minirec(path, "trace", "sample", chosen, "--env", "test").stdout
+    stale = "is stale: params:score.value.alpha was 1.0, is 3.0"
+    assert told.splitlines()[-1] == (
+        f"Note that `scores`, `candidates`, `selection`, `curriculum`, `consumed` and "
+        f"`rankings` {stale.replace('is stale', 'are stale')}."
+    )
+    table = minirec(path, "trace", "table", "selection", "--env", "test").stdout
+    assert f"state       {stale}" in table
+    assert "├── candidates is stale:" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("score", "no pipeline makes `score`: name one of "),
+        ("raw_items", "no pipeline makes `raw_items`"),
+    ],
+)
+def test_a_table_that_no_pipeline_makes_is_an_error(test_run, name, sentence):
+    told = minirec(test_run.path, "trace", "table", name, "--env", "test")
+
+    assert told.returncode == 1
+    assert sentence in told.stderr
+
+
+def test_a_table_that_was_not_made_yet_is_an_error(copy_project):
+    told = minirec(copy_project(), "trace", "table", "scores", "--env", "test")
+
+    assert told.returncode == 1
+    assert "`scores` has no record of how it was made: run `kedro run" in told.stderr
