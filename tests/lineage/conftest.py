@@ -114,7 +114,15 @@ class Project:
             catalog[f"params:{name}"] = value
         return catalog
 
-    def run(self, *names, only_missing=True, runner=None, pipeline=None, **run_params):
+    def run(
+        self,
+        *names,
+        only_missing=True,
+        runner=None,
+        pipeline=None,
+        node_hooks=True,
+        **run_params,
+    ):
         """Run some nodes, or all; return the names of those that ran, in order."""
         whole = pipeline or self.pipeline
         chosen = whole.only_nodes(*names) if names else whole
@@ -157,7 +165,11 @@ class Project:
         runner = runner or SequentialRunner()
         try:
             result = runner.run(
-                chosen, catalog, manager, "a-run", only_missing_outputs=only_missing
+                chosen,
+                catalog,
+                manager if node_hooks else None,
+                about["run_params"]["run_id"],
+                only_missing_outputs=only_missing,
             )
         except Exception as error:
             manager.hook.on_pipeline_error(error=error, **about)

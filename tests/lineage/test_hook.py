@@ -300,6 +300,21 @@ def test_what_is_saved_in_parts_is_recorded_when_all_are_there(project):
     assert project.run(pipeline=pipeline) == []
 
 
+def test_what_a_process_without_hooks_saved_is_recorded_in_the_end(project):
+    project.parameters["by"] = 1.0
+
+    project.run(node_hooks=False, run_id="another-run")
+
+    records = {n: read(project_location(project, n)) for n in ("table", "left", "end")}
+    assert {name: record.run_id for name, record in records.items()} == {
+        "table": "a-run",
+        "left": "another-run",
+        "end": "another-run",
+    }
+    assert records["end"].inputs["left"] == records["left"].key
+    assert project.run() == []
+
+
 def test_an_input_changed_while_a_node_ran_leaves_no_record(project):
     def meddle(table, path):
         edit(path)

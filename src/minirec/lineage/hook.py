@@ -100,17 +100,22 @@ class LineageHook:
     def after_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        """Record what was saved in parts."""
+        """Record what was saved in parts, or in a process that had no hooks.
+
+        Kedro's processes have none where KEDRO_MP_CONTEXT asks for another way to start
+        them than the system's.
+        """
         vars(catalog).pop("exists", None)
         assert self._graph is not None
-        graph = self._graph
+        graph, run_id = self._graph, run_params["run_id"]
         for node in pipeline.nodes:
-            if not inspect.isgeneratorfunction(node.func):
-                continue
             for name in node.outputs:
-                if graph.location(name) and graph.doubt(name):
-                    contents = graph.input_contents(node)
-                    _record(graph, name, node, run_params["run_id"], contents)
+                if graph.location(name) is None or graph.doubt(name) is None:
+                    continue
+                # What has a record of this run was changed after it, by someone else.
+                known = graph.record(name)
+                if known is None or known.run_id != run_id:
+                    _record(graph, name, node, run_id, graph.input_contents(node))
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
