@@ -210,7 +210,9 @@ def checked(parameters):
 
 
 # `kedro run --pipelines` takes several in the order of a set
-@pytest.mark.parametrize("modules", permutations([preprocess, scoring, train_eval]))
+@pytest.mark.parametrize(
+    "modules", list(permutations([preprocess, scoring, train_eval]))
+)
 def test_pipelines_in_any_order_take_a_group_whole_and_in_part(parameters, modules):
     validator = ParameterValidator({m.__name__: m.create_pipeline() for m in modules})
     policy = validator.validate_raw_params(checked(parameters))["policy"]

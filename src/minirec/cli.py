@@ -53,15 +53,10 @@ def sample(sample_id: int, env: str | None) -> None:
     ranked its target.
     """
     with _context(env) as context:
-        from minirec.lineage.project import graph_of
-        from minirec.reporting.trace import load_tables, trace_sample
+        from minirec.lineage.describe import describe_sample
 
-        tables = load_tables(context.catalog)
-        graph = graph_of(context.catalog)
-        doubts = graph.doubts(tables)
-    click.echo(trace_sample(tables, sample_id, context.env))
-    for doubt, names in doubts.items():
-        click.echo(f"Note that {doubt.sentence(*names)}.")
+        text = describe_sample(context.catalog, sample_id, context.env)
+    click.echo(text)
 
 
 @trace.command()
@@ -71,9 +66,8 @@ def table(name: str, env: str | None) -> None:
     """Print how one table was made, from what, and whether that still holds."""
     with _context(env) as context:
         from minirec.lineage.describe import describe_table
-        from minirec.lineage.project import graph_of
 
-        text = describe_table(graph_of(context.catalog), name)
+        text = describe_table(context.catalog, name, context.env)
     click.echo(text)
 
 

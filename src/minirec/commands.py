@@ -1,5 +1,6 @@
 """Commands to tell the user, under the settings of the run that tells them."""
 
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,17 +34,21 @@ def kedro_run(
     words += options
     if run_params["env"] not in (None, "local"):
         words += ["--env", run_params["env"]]
-    if run_params["runtime_params"]:
-        pairs = _leaves(run_params["runtime_params"])
-        words += ["--params", ",".join(f"{name}={value}" for name, value in pairs)]
+    if versions := run_params.get("load_versions"):
+        pairs = [f"{name}:{version}" for name, version in versions.items()]
+        words += ["--load-versions", ",".join(pairs)]
+    if pairs := _leaves(run_params["runtime_params"] or {}):
+        words += ["--params", ",".join(pairs)]
     return shlex.join(words)
 
 
-def _leaves(params: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+def _leaves(params: Mapping[str, Any], path: str = "") -> list[str]:
     found = []
     for name, value in params.items():
         if isinstance(value, Mapping):
             found += _leaves(value, f"{path}{name}.")
         else:
-            found.append((path + name, value))
+            # as `--params` reads it: null, true
+            text = value if isinstance(value, str) else json.dumps(value)
+            found.append(f"{path}{name}={text}")
     return found

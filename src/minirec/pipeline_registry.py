@@ -15,5 +15,9 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 
 def pipeline_of(node: Node) -> str:
-    """Return the pipeline that the node is tagged with, such as ``score``."""
-    return next((name for name in ORDER if name in node.tags), "")
+    """Return the pipeline that the node is tagged with, such as ``score``.
+
+    Of a pipeline of your own its first tag, or ``other``.
+    """
+    own = min(node.tags, default="other")
+    return next((name for name in ORDER if name in node.tags), own)

@@ -121,9 +121,13 @@ class Project:
         runner=None,
         pipeline=None,
         node_hooks=True,
+        during=None,
         **run_params,
     ):
-        """Run some nodes, or all; return the names of those that ran, in order."""
+        """Run some nodes, or all; return the names of those that ran, in order.
+
+        `during` is what happens elsewhere when a node has just begun, by its name.
+        """
         whole = pipeline or self.pipeline
         chosen = whole.only_nodes(*names) if names else whole
         load_versions = run_params.get("load_versions")
@@ -144,6 +148,7 @@ class Project:
             @hook_impl
             def before_node_run(self, node):
                 ran.append(node.name)
+                (during or {}).get(node.name, bool)()
 
         manager = _create_hook_manager()
         manager.register(hook.LineageHook())

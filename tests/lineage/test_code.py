@@ -162,3 +162,129 @@ def test_arguments_of_a_partial_count(shop):
 
 def test_a_lambda_counts_by_its_module(shop):
     assert "shop.rates.tax" in Code().of(shop().double)
+
+
+FURTHER = {
+    "kinds.py": """
+import functools
+from shop.ways import *
+from shop import plain
+import shop.plain.deep as deeper
+
+try:
+    from shop.fast import go
+except ImportError:
+    from shop.slow import go
+
+KEPT = {}
+
+
+def keep(function):
+    KEPT[function.__name__] = function
+    return function
+
+
+@keep
+def kept(item):
+    return item + 1
+
+
+def by_name(item):
+    return KEPT["kept"](item)
+
+
+def bare(function):
+    def inner(*args):
+        return function(*args)
+
+    return inner
+
+
+@bare
+def wrapped(item):
+    return item * 5
+
+
+def adder(by):
+    def add(item):
+        return item + by
+
+    return add
+
+
+class Scaler:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, item):
+        return self.scale(item)
+
+    def scale(self, item):
+        return item * self.by
+
+
+def starred(item):
+    return way(item)
+
+
+def deep(item):
+    return deeper.dive(item)
+
+
+def went(item):
+    return go(item)
+""",
+    "ways.py": "def way(item):\n    return item\n",
+    "plain/deep.py": "def dive(item):\n    return item\n",
+    "fast.py": "def go(item):\n    return 1\n",
+    "slow.py": "def go(item):\n    return 2\n",
+}
+
+
+@pytest.fixture
+def kinds(shop, monkeypatch):
+    """Return a function that writes further modules, edited, and returns one."""
+
+    def write(*edits):
+        monkeypatch.setattr(sys.modules[__name__], "FILES", FILES | FURTHER)
+        shop(*edits)
+        return importlib.import_module("shop.kinds")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("of", "edit"),
+    [
+        (lambda kinds: kinds.by_name, ("item + 1", "item + 2")),
+        (lambda kinds: kinds.wrapped, ("item * 5", "item * 6")),
+        (lambda kinds: kinds.adder(1), ("item + by", "item - by")),
+        (lambda kinds: kinds.Scaler(1), ("item * self.by", "item - self.by")),
+        (lambda kinds: kinds.Scaler(1).scale, ("item * self.by", "item - self.by")),
+        (lambda kinds: kinds.starred, ("way(item):\n    return item", "way(item): 1")),
+        (lambda kinds: kinds.deep, ("dive(item):\n    return item", "dive(item): 1")),
+        (lambda kinds: kinds.went, ("return 1", "return 3")),
+        (lambda kinds: kinds.went, ("return 2", "return 4")),
+    ],
+)
+def test_code_is_found_in_every_way_that_it_is_reached(kinds, of, edit):
+    before, after = Code().of(of(kinds())), Code().of(of(kinds(edit)))
+
+    assert before != after
+    assert Code().of(of(kinds())) == before
+
+
+@pytest.mark.parametrize(
+    "of", [lambda kinds, by: kinds.adder(by), lambda kinds, by: kinds.Scaler(by)]
+)
+def test_what_a_function_holds_counts(kinds, of):
+    module = kinds()
+    one, same, other = (Code().of(of(module, by)) for by in (1, 1, 2))
+
+    assert one == same
+    assert one != other
+
+
+def test_a_path_may_have_a_colon(shop):
+    shop()
+    assert Code().at("shop.prices:price") == Code().at("shop.prices.price") != {}

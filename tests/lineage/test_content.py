@@ -84,9 +84,34 @@ def test_a_folder_is_its_files_and_their_names(tmp_path):
     assert made("less", {"x": "1"}) != one
 
 
-def test_a_damaged_file_of_hashes_costs_reading_alone(tmp_path, reads):
+def test_a_link_looks_as_what_it_leads_to(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    target = tmp_path / "target"
+    write_long_ago(target, "text")
+    (folder / "link").symlink_to(target)
+    hashes = Hashes()
+    first = hashes.of(LOCAL, str(folder))
+
+    write_long_ago(target, "next", seconds=1)  # as long as before
+    assert hashes.of(LOCAL, str(folder)) != first
+
+
+def test_hidden_files_and_dangling_links_are_no_part_of_a_folder(tmp_path):
+    (tmp_path / "x").write_text("1")
+    first = Hashes().of(LOCAL, str(tmp_path))
+    (tmp_path / ".DS_Store").write_text("2")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "index").write_text("3")
+    (tmp_path / ".#x").symlink_to("nowhere")
+
+    assert Hashes().of(LOCAL, str(tmp_path)) == first
+
+
+@pytest.mark.parametrize("text", ['{"file:///', "[]"])
+def test_a_damaged_file_of_hashes_costs_reading_alone(tmp_path, reads, text):
     path = write_long_ago(tmp_path / "a", "text")
-    (tmp_path / "hashes.json").write_text('{"file:///')
+    (tmp_path / "hashes.json").write_text(text)
 
     assert Hashes(tmp_path / "hashes.json").of(LOCAL, path)
     assert reads == ["a"]

@@ -1,18 +1,22 @@
 import logging
 import os
 import shutil
+import sys
 import time
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kedro.io import AbstractDataset
 from kedro.pipeline import Pipeline, node
 from kedro.runner import ThreadRunner
 
 from minirec.errors import InputError
-from minirec.lineage.record import SUFFIX, Location, read
+from minirec.lineage import record as record_module
+from minirec.lineage.record import SUFFIX, Location, read, versions
 
 NODES = ["clean", "shift", "embed", "train", "end"]
 
@@ -361,6 +365,159 @@ def test_a_failed_run_keeps_the_records_of_what_had_finished(make_project):
         project.run()
     project.source = good
     assert sorted(project.run()) == ["end", "train"]
+
+
+def test_a_kept_table_that_someone_else_wrote_is_not_signed(project, caplog):
+    project.parameters["rate"] = 0.3
+    meddle = {"train": lambda: edit(project.path("left"))}
+
+    assert project.run(during=meddle) == ["train", "end"]
+
+    assert "`left` was changed after shift wrote it" in caplog.text
+    assert project.run() == ["shift", "end"]
+
+
+def test_code_counts_as_it_was_when_the_run_began(make_project):
+    project = make_project()
+    edited = project.source.replace("table + by", "table - by")
+    file = project.folder / f"{project.module}.py"
+
+    project.run(during={"clean": lambda: file.write_text(edited)})
+
+    project.source = edited
+    assert sorted(project.run()) == ["end", "shift"]
+
+
+def test_code_that_was_not_loaded_again_does_not_run(project):
+    loaded = project.pipeline
+    assert project.run(pipeline=loaded) == []
+    file = project.folder / f"{project.module}.py"
+    file.write_text(project.source.replace("table + by", "table - by"))
+
+    with pytest.raises(InputError, match=f"{project.module} was edited after"):
+        project.run(pipeline=loaded)
+
+
+def test_a_source_elsewhere_that_is_not_there_has_changed(project):
+    project.entries["raw"]["filepath"] = (project.folder / "none.csv").as_posix()
+
+    assert sentence(project, "shift", only_missing=False).startswith(
+        "`table` is stale: raw was "
+    )
+
+
+def test_how_a_table_is_written_counts(project):
+    project.entries["left"]["save_args"] = {"compression": "gzip"}
+
+    assert sentence(project, "end").startswith(
+        "`left` is stale: left.save_args was not there"
+    )
+    assert project.run() == ["shift", "end"]
+
+
+class Shelf(AbstractDataset):
+    """A table that lies in no file, as in a database."""
+
+    held: ClassVar[dict] = {}
+
+    def __init__(self, name):
+        self._name = name
+
+    def load(self):
+        return self.held[self._name]
+
+    def save(self, data):
+        self.held[self._name] = data
+
+    def _exists(self):
+        return self._name in self.held
+
+    def _describe(self):
+        return {"name": self._name}
+
+
+def test_a_table_without_a_file_is_known_by_its_record(make_project):
+    project = make_project()
+    shelf = {"type": f"{__name__}.Shelf", "name": project.module}
+    project.entries["left"] = shelf
+    sys.modules[__name__] = sys.modules.get(__name__) or sys.modules["__main__"]
+
+    assert sorted(project.run()) == sorted(NODES)
+    assert project.run() == []
+    project.parameters["by"] = 100.0
+    assert "`left` is stale: params:by was 0.5" in sentence(
+        project, "end", only_missing=False
+    )
+    assert project.run() == ["shift", "end"]
+
+
+def test_a_table_read_in_two_ways_is_one_table(project):
+    way = project.entries.pop("left")
+    project.entries |= {"left@one": way, "left@other": dict(way)}
+    one, other = project.pipeline, project.pipeline
+    code = sys.modules[project.module]
+    pipeline = Pipeline(
+        [each for each in other.nodes if each.name not in ("shift", "end")]
+        + [
+            node(code.shift, ["table", "params:by"], "left@one", name="shift"),
+            node(
+                code.end,
+                ["left@other", "adapter", "params:weights"],
+                "end",
+                name="end",
+            ),
+        ]
+    )
+    assert one is not other
+    project.run(pipeline=pipeline)
+
+    edit(project.folder / "left.parquet")
+    said = sentence(project, "end", pipeline=pipeline, only_missing=False)
+    assert said.startswith("`left@other` was changed after shift wrote it")
+    assert project.run(pipeline=pipeline) == ["shift"]
+
+
+def test_a_node_that_takes_other_tables_makes_another(project):
+    whole = project.pipeline
+    code = sys.modules[project.module]
+    rewired = Pipeline(
+        [each for each in whole.nodes if each.name != "shift"]
+        + [node(code.shift, ["raw", "params:by"], "left", name="shift")]
+    )
+
+    assert project.run(pipeline=rewired) == ["shift", "end"]
+
+
+def test_two_runs_do_not_write_the_same_tables(project):
+    said = []
+
+    def another():
+        said.append(sentence(project, only_missing=False))
+
+    project.parameters["rate"] = 0.3
+    project.run(during={"train": another})
+
+    assert said[0].startswith(f"another run writes the tables in {project.folder}")
+    assert project.run() == []
+
+
+def test_other_versions_of_packages_are_warned_of(project, caplog, monkeypatch):
+    now = versions()
+    monkeypatch.setattr(record_module, "versions", lambda: now | {"torch": "9.9"})
+
+    assert project.run() == []
+    assert f"made with torch {now['torch']} and are read all the same" in caplog.text
+
+
+def test_a_disk_that_cannot_be_written_stops_no_run_without_need(project, caplog):
+    hashes = project.folder / "hashes.json"
+    hashes.unlink(missing_ok=True)
+    hashes.mkdir()
+    project.path("raw").touch()
+    time.sleep(0.2)  # after the tick in which it was touched
+
+    assert project.run() == []
+    assert "hashes.json cannot be written" in caplog.text
 
 
 EDITS = st.one_of(

@@ -39,6 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     OSError
         If a file was written and `path` is a folder, or the other way round.
     """
+    path = path.resolve()  # a link stays, and what it leads to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     hidden = path.with_name(f".{path.name}.{uuid4().hex}")

@@ -50,7 +50,7 @@ class LineageDataset(AbstractDataset[Any, pd.DataFrame]):
         for name in graph.makers:
             if record := graph.record(name):
                 doubt = graph.doubt(name)
-                state = doubt.sentence(name).partition(" ")[2] if doubt else "is fresh"
+                state = doubt.all if doubt else "is fresh"
                 rows.append({"dataset": name, "state": state, **record.model_dump()})
         return pd.DataFrame(rows)
 

@@ -86,8 +86,8 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
             Of the embedded model ``package``, ``sha256`` and ``member``. Of a folder
             ``folder``, its absolute path, which says nothing of the files in it, there
             or not. Of a name on the hub ``name`` and ``commit``, the commit that the
-            local cache holds for `revision`; without one, no ``commit``, and the data
-            is unknown.
+            local cache holds for the revision; without one ``revision`` as it was
+            asked for, and the data is unknown.
         """
         if self._source == EMBEDDED:
             return dict(self._embedded)
@@ -95,7 +95,10 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
         if folder.is_dir() or self._names_a_path():
             return {"folder": str(folder.resolve())}
         commit = self._cached_commit()
-        return {"name": self._source, **({} if commit is None else {"commit": commit})}
+        if commit is not None:
+            return {"name": self._source, "commit": commit}
+        asked = {} if self._revision is None else {"revision": self._revision}
+        return {"name": self._source, **asked}
 
     def _local_folder(self) -> Path | None:
         """Return the model's folder, or None if the source is a name on the hub."""

@@ -1,30 +1,67 @@
-"""How a table was made, as text."""
+"""How a table was made and what became of a sample, as text, and whether it holds."""
 
 import json
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
+from kedro.io import CatalogProtocol
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from minirec.commands import kedro_run
 from minirec.errors import InputError
 from minirec.lineage.graph import Graph, is_parameter
+from minirec.lineage.project import graph_of
+from minirec.pipeline_registry import pipeline_of
+from minirec.reporting.trace import load_tables, trace_sample
 
 WIDTH = 80
 
 
-def describe_table(graph: Graph, name: str) -> str:
+def describe_sample(
+    catalog: CatalogProtocol, sample_id: int, env: str | None = None
+) -> str:
+    """Tell one sample's whole way, and which of the tables it stands in are not fresh.
+
+    Parameters
+    ----------
+    catalog
+        Of the project.
+    sample_id
+        A sample that ``prompts`` holds.
+    env
+        The configuration environment, for the commands that are told.
+
+    Returns
+    -------
+    str
+        `minirec.reporting.trace.trace_sample`, with a note for each doubt.
+
+    Raises
+    ------
+    InputError
+        If no table knows the sample, or one cannot be read.
+    """
+    tables = load_tables(catalog, env)
+    doubts = graph_of(catalog).doubts(tables)
+    notes = [f"Note that {doubt.sentence(*names)}." for doubt, names in doubts.items()]
+    return "\n".join([trace_sample(tables, sample_id, env), *notes])
+
+
+def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) -> str:
     """Tell how a dataset was made, from what, and whether that still holds.
 
     Parameters
     ----------
-    graph
+    catalog
         Of the project.
     name
         A dataset that a node makes.
+    env
+        The configuration environment, for the commands that are told.
 
     Returns
     -------
@@ -37,16 +74,17 @@ def describe_table(graph: Graph, name: str) -> str:
     InputError
         If no node makes the dataset, or it has not been made.
     """
+    graph = graph_of(catalog)
     if name not in graph.makers:
         raise InputError(
             f"no pipeline makes `{name}`: name one of {', '.join(graph.makers)}"
         )
     record = graph.record(name)
     if record is None:
-        raise InputError(
-            f"`{name}` has no record of how it was made: run "
-            "`kedro run --only-missing-outputs`"
-        )
+        of_env: dict[str, Any] = {"env": env, "runtime_params": {}}
+        pipeline = pipeline_of(graph.maker(name))
+        command = kedro_run([pipeline], of_env, "--only-missing-outputs")
+        raise InputError(f"`{name}` has no record of how it was made: run `{command}`")
     own = list(_leaves(record.own.params))
     before = [leaf for leaf in _leaves(record.upstream.params) if leaf not in own]
     rows = Table.grid(padding=(0, 2))
@@ -70,7 +108,7 @@ def describe_table(graph: Graph, name: str) -> str:
 
 def _state(graph: Graph, name: str) -> Text:
     doubt = graph.doubt_whole_way(name)
-    return Text(doubt.sentence(name).partition(" ")[2] if doubt else "is fresh")
+    return Text(doubt.all if doubt else "is fresh")
 
 
 def _tree(graph: Graph, name: str, seen: set[str]) -> Tree:
@@ -84,7 +122,7 @@ def _tree(graph: Graph, name: str, seen: set[str]) -> Tree:
         seen.add(each)
         branch = _tree(graph, each, seen)
         if doubt := graph.doubt(each) if each in graph.makers else None:
-            branch.label = Text(f"{each} {doubt.sentence(each).partition(' ')[2]}")
+            branch.label = Text(f"{each} {doubt.all}")
         tree.add(branch)
     return tree
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
@@ -16,6 +17,7 @@ from minirec.datasets.model import ModelDataset
 from minirec.lineage.code import Code, path_of
 from minirec.lineage.content import Hashes
 from minirec.lineage.record import (
+    WHERE,
     Location,
     Origin,
     Part,
@@ -28,26 +30,28 @@ from minirec.lineage.record import (
 # Arguments of catalog entries that change neither what is read nor how.
 _APART = {
     "cache",
-    "connection",
-    "credentials",
     "filepath",
-    "fs_args",
     "metadata",
     "path",
-    "save_args",
     "version",
     "versioned",
 }
+
+# Which engine reads a file does not change what it reads.
+_OF_ENGINES = {"connection", "credentials"}
+
+# What is said of the content of a dataset that has no file.
+NO_FILE = "no file"
 
 # What is known of a source only while it is there.
 _OF_FILES = ("content", "commit")
 
 # What a source is, apart from how it is read; see the method `identity` of datasets.
-_WHAT = ("package", "name", "member", "sha256", "commit", "folder", "content")
+_WHAT = {"package", "name", "revision", "member", "sha256", "commit", "content"}
 
 _VERBS = {"is": "are", "has": "have", "was": "were"}
 
-_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_DOTTED = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 
 
 def is_parameter(name: str) -> bool:
@@ -78,6 +82,11 @@ class Doubt(NamedTuple):
         """Return what has changed, at most three things of it, or what is wrong."""
         more = [f"and {len(self.why) - 3} more"] if len(self.why) > 3 else []
         return "; ".join([*self.why[:3], *more]) or f"it {self.state}"
+
+    @property
+    def all(self) -> str:
+        """Return the state and the reason, such as ``is stale: params:seed was ...``."""
+        return f"{self.state}: {self.reason}" if self.why else self.state
 
     def sentence(self, *names: str) -> str:
         """Return the doubt about the datasets as a sentence without its full stop."""
@@ -122,15 +131,46 @@ class Graph:
         """Return the same graph on a copy of the catalog, in another process."""
         return self if catalog is self.catalog else replace(self, catalog=catalog)
 
+    def is_made(self, name: str) -> bool:
+        """Tell whether a node makes a dataset."""
+        return _plain(name) in self.makers
+
+    def maker(self, name: str) -> Node:
+        """Return the node that makes a dataset."""
+        return self.makers[_plain(name)]
+
     def location(self, name: str, *, saved: bool = False) -> Location | None:
-        """Return where a dataset lies; None if it is not kept or has no file."""
-        dataset = self.catalog.get(name)
-        return None if dataset is None else location(dataset, saved=saved)
+        """Return where a dataset lies, or its record alone; None if it is not kept.
+
+        A table of a database has no file: its record lies beside the hashes.
+        """
+        dataset = self._dataset(name)
+        if dataset is None or getattr(dataset, "_EPHEMERAL", False):
+            return None
+        found = location(dataset, saved=saved)
+        if found is None and self.hashes.path is not None:
+            folder = self.hashes.path.parent / "records"
+            return Location(LocalFileSystem(), str(folder / _plain(name)))
+        return found
 
     def content(self, name: str, *, saved: bool = False) -> str | None:
-        """Return the hash of a dataset's file or folder; None if it is not there."""
+        """Return the hash of a dataset's file or folder; None if it is not there.
+
+        Of a dataset without a file nothing is known but whether it is there.
+        """
+        dataset = self._dataset(name)
+        if dataset is not None and location(dataset) is None:
+            return NO_FILE if dataset.exists() else None
         where = self.location(name, saved=saved)
         return where and self.hashes.of(*where)
+
+    def _dataset(self, name: str) -> AbstractDataset | None:
+        """Return a dataset of the catalog, by any name that it is read as."""
+        if name in self.catalog or _plain(name) not in self.makers:
+            return self.catalog.get(name)
+        outputs = self.makers[_plain(name)].outputs
+        (saved,) = [each for each in outputs if _plain(each) == _plain(name)]
+        return self.catalog.get(saved)
 
     def record(self, name: str) -> Record | None:
         """Return a dataset's record; None if it has none that can be read."""
@@ -152,7 +192,10 @@ class Graph:
         """Return what a dataset was just made from: tables by their own records."""
 
         def of_input(each: str) -> Origin:
-            return self.record(each) or self.origin(each)
+            known = self.record(each)
+            if known is None or known.content != self.content(each):
+                return self.origin(each)  # saved in parts, not recorded yet
+            return known
 
         return self._origin(_plain(name), None, of_input)
 
@@ -173,7 +216,7 @@ class Graph:
         """Return which models and adapters lie upstream, and what each is."""
         found = {}
         for each in self.upstream(name):
-            dataset = self.catalog.get(each)
+            dataset = self._dataset(each)
             if isinstance(dataset, ModelDataset):
                 found[each] = describe(self._read_from(each, dataset))
             elif isinstance(dataset, AdapterDataset):
@@ -266,7 +309,13 @@ class Graph:
     def way_to(self, names: Iterable[str]) -> list[Node]:
         """Return every node on the way to the datasets, in the order of a run."""
         nodes = {node.name: node for node in self.makers.values()}
-        return Pipeline(list(nodes.values())).to_outputs(*names).nodes
+        saved = [
+            each
+            for name in names
+            for each in self.maker(name).outputs
+            if _plain(each) == _plain(name)
+        ]
+        return Pipeline(list(nodes.values())).to_outputs(*saved).nodes
 
     def _origin(
         self, name: str, record: Record | None, of_input: Callable[[str], Origin]
@@ -282,7 +331,7 @@ class Graph:
             params=params,
             sources={
                 each: source
-                for each in tables
+                for each in [*tables, name]
                 if (source := self._identity(each, known.get(each, {})))
             },
         )
@@ -313,6 +362,11 @@ class Graph:
             code = self._source.of(node.func)
             for path in named:
                 code |= self._source.at(path)
+            for each in [*node.inputs, *node.outputs]:
+                if not is_parameter(each) and (dataset := self._dataset(each)):
+                    code |= self._source.of(type(dataset))
+                    inner = _entry(dataset).get("dataset", {})
+                    code |= self._source.at(inner.get("type", ""))
             self._code[node.name] = dict(sorted(code.items()))
         return self._code[node.name]
 
@@ -324,13 +378,18 @@ class Graph:
                 value = value.get(part) if isinstance(value, dict) else None
         return value
 
+    def edited(self) -> list[str]:
+        """Return which modules were edited after this process had loaded them."""
+        return self._source.edited()
+
     def _identity(self, name: str, known: Mapping[str, Any]) -> dict[str, Any]:
-        """Say how a table is read; of one that no node makes, also what it is."""
-        dataset = self.catalog.get(name)
+        """Say how a table is kept; of one that no node makes, also what it is."""
+        dataset = self._dataset(name)
         if dataset is None:
             return {}
         if _plain(name) in self.makers:
-            return {k: v for k, v in _entry(dataset).items() if k != "type"}
+            apart = _OF_ENGINES | {"type"}
+            return {k: v for k, v in _entry(dataset).items() if k not in apart}
         found = self._read_from(name, dataset)
         if not any(part in found for part in _OF_FILES) and found == {
             part: value for part, value in known.items() if part not in _OF_FILES
@@ -339,14 +398,19 @@ class Graph:
         return found
 
     def _read_from(self, name: str, dataset: AbstractDataset) -> dict[str, Any]:
+        where, entry = location(dataset), _entry(dataset)
         identity = getattr(dataset, "identity", None)
-        if identity is None:
-            found, where = _entry(dataset), self.location(name)
-        else:
-            inner = _entry(dataset).get("dataset")
+        if identity is not None:
+            inner = entry.get("dataset", {})
+            inner = {k: v for k, v in inner.items() if k not in _OF_ENGINES}
             found = {**identity(), **({"dataset": inner} if inner else {})}
             folder = found.get("folder")
             where = Location(LocalFileSystem(), folder) if folder else None
+        elif where is not None:
+            found = {k: v for k, v in entry.items() if k not in _OF_ENGINES}
+            found["place"] = _place(where.path)
+        else:  # a database: which one is all that is known
+            found = entry
         content = self.hashes.of(*where) if where else None
         return {**found, "content": content} if content else found
 
@@ -363,7 +427,9 @@ def differences(was: Origin, now: Origin) -> list[str]:
     found: list[str] = []
     for name in sorted(old.sources.keys() | new.sources.keys()):
         before, after = old.sources.get(name, {}), new.sources.get(name, {})
-        if name in old.sources and name in new.sources:
+        # What came or went as a whole says nothing by itself.
+        both = name in old.sources and name in new.sources
+        if both or not _WHAT & (before.keys() | after.keys()):
             found += _source_differences(name, before, after)
     found += list(_leaf_differences(old.params, new.params))
     changed = [
@@ -373,25 +439,28 @@ def differences(was: Origin, now: Origin) -> list[str]:
     if not changed:
         found += [f"{path} is new" for path in new.code.keys() - old.code.keys()]
         found += [f"{path} is gone" for path in old.code.keys() - new.code.keys()]
-    return found or ["the pipeline before it changed"]
+    found = list(dict.fromkeys(found))
+    return found or ["its node, or one before it, takes other tables or gives others"]
 
 
 def describe(source: Mapping[str, Any]) -> str:
     """Name a source in a few words."""
-    name = source.get("package") or source.get("name") or source.get("folder") or ""
-    commit = source.get("commit") or source.get("content") or source.get("sha256") or ""
-    return " ".join(filter(None, [str(name), str(commit)[:12]]))
+    parts = ("package", "name", "folder", "place", "revision", "commit")
+    named = [str(source[part])[:60] for part in parts if source.get(part)]
+    content = source.get("content") or source.get("sha256") or ""
+    return " ".join([*named, content[:12]]).strip()
 
 
 def _source_differences(
     name: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[str]:
-    compared = [part for part in _WHAT if part != "folder"]
-    if any(before.get(part) != after.get(part) for part in compared):
+    if any(before.get(part) != after.get(part) for part in _WHAT):
         was, now = describe(before), describe(after)
-        plain = before.keys() | after.keys() <= {"content", "type"}
-        yield f"{name} has changed" if plain else f"{name} was {was}, is {now}"
-    rest = [{k: v for k, v in s.items() if k not in _WHAT} for s in (before, after)]
+        yield f"{name} has changed" if was == now else f"{name} was {was}, is {now}"
+    rest = [
+        {k: v for k, v in side.items() if k not in {*_WHAT, *WHERE}}
+        for side in (before, after)
+    ]
     yield from _leaf_differences(rest[0], rest[1], name)
 
 
@@ -424,6 +493,13 @@ def _plain(name: str) -> str:
     return name.partition("@")[0]
 
 
+def _place(path: str) -> str:
+    """Return a path as seen from the project's folder, where it lies below it."""
+    found = Path(path)
+    here = Path.cwd()
+    return str(found.relative_to(here) if found.is_relative_to(here) else found)
+
+
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -436,15 +512,12 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _entry(dataset: AbstractDataset) -> dict[str, Any]:
-    """Return the arguments of a catalog entry that say how its data is read."""
+    """Return the arguments of a catalog entry that say how its data is kept."""
     if getattr(dataset, "_EPHEMERAL", False):
         return {}
-    return json.loads(json.dumps(_less_apart(dataset._init_config()), default=str))
-
-
-def _less_apart(entry: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _less_apart(value) if isinstance(value, dict) else value
-        for key, value in entry.items()
+    entry = {
+        key: value
+        for key, value in dataset._init_config().items()
         if key not in _APART and value not in (None, {})
     }
+    return json.loads(json.dumps(entry, default=str))

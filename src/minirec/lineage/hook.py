@@ -1,11 +1,14 @@
 """Rebuild what is stale, refuse to read it, and record what is saved."""
 
+import fcntl
 import inspect
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
+from fsspec.implementations.local import LocalFileSystem
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
@@ -15,9 +18,12 @@ from minirec.commands import kedro_run
 from minirec.datasets.lineage import LineageDataset
 from minirec.errors import InputError
 from minirec.lineage import record
+from minirec.lineage.code import digest
 from minirec.lineage.graph import Graph
 from minirec.lineage.project import graph_of
 from minirec.pipeline_registry import pipeline_of
+
+ONLY_MISSING = "--only-missing-outputs"
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,10 @@ class LineageHook:
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
+        self._lock: TextIO | None = None
+        self._to_run: list[str] = []
+        self._commit: str | None = None
+        self._before: dict[str, str | None] = {}
         self._reading: dict[str, tuple[Graph, str | None, dict[str, str]]] = {}
 
     @hook_impl
@@ -49,38 +59,61 @@ class LineageHook:
         Raises
         ------
         InputError
-            Naming the table, what has changed, and the command that makes it anew.
+            Naming the table, what has changed, and the command that makes it anew; or
+            if another run writes the same tables.
         """
         pinned = (run_params["load_versions"] or {}).keys()
         graph = self._graph = graph_of(catalog, [pipeline], pinned)
-        read = [name for name in pipeline.inputs() if name in graph.makers]
+        self._commit, self._reading = record.git_commit(), {}
+        self._lock = _lock(graph)
+        try:
+            self._plan(graph, run_params, pipeline)
+        except BaseException:
+            self._end(catalog)
+            raise
+
+    def _plan(
+        self, graph: Graph, run_params: dict[str, Any], pipeline: Pipeline
+    ) -> None:
+        """Say which outputs will be saved, with what there is of them now."""
+        read = [name for name in pipeline.inputs() if graph.is_made(name)]
         _refuse(graph, read, run_params)
+        saved = [name for name in pipeline.all_outputs() if graph.location(name)]
+        self._to_run = saved
         if run_params["only_missing_outputs"]:
             stale = graph.to_rebuild(pipeline.nodes)
             for name, doubt in stale.items():
                 logger.info("%s is made anew: %s", name, doubt.reason)
-            saved = [name for name in pipeline.all_outputs() if graph.location(name)]
             kept = [name for name in saved if name not in stale]
             logger.info("%d of %d datasets are up to date", len(kept), len(saved))
             read += kept
+            self._to_run = list(stale)
             # Kedro's runner asks the catalog alone what is missing.
-            vars(catalog)["exists"] = _FreshExists(catalog, set(stale))
+            vars(graph.catalog)["exists"] = _FreshExists(graph.catalog, set(stale))
+        self._before = {name: graph.content(name) for name in self._to_run}
+        for name in saved:
+            graph.origin(name)  # reads the code as it is now, before it can be edited
+        if edited := graph.edited():
+            raise InputError(
+                f"{edited[0]} was edited after this session had loaded it, so that "
+                "what would run is not what lies there: restart the kernel, or reload "
+                "the project by %reload_kedro"
+            )
         _warn_of_versions(graph, read)
         graph.hashes.save()
         for name in graph.makers:
             # Which version is the latest may change while the run goes on.
-            if graph.location(name) is not None:
-                catalog.release(name)
+            if graph.location(name) is not None and name in graph.catalog:
+                graph.catalog.release(name)
 
     @hook_impl
     def before_node_run(
         self, node: Node, catalog: CatalogProtocol, run_id: str | None
     ) -> None:
         """Note what the node reads."""
-        if self._graph is None:  # in a process of its own that was spawned
-            self._graph = graph_of(catalog)
-        graph = self._graph.on(catalog)
-        self._reading[node.name] = (graph, run_id, graph.input_contents(node))
+        if self._graph is not None:
+            graph = self._graph.on(catalog)
+            self._reading[node.name] = (graph, run_id, graph.input_contents(node))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -92,9 +125,9 @@ class LineageHook:
             If an input changed while the node ran.
         """
         # A generator's node saves in parts and says not which is the last.
-        if not inspect.isgeneratorfunction(node.func):
+        if node.name in self._reading and not inspect.isgeneratorfunction(node.func):
             graph, run_id, contents = self._reading[node.name]
-            _record(graph, dataset_name, node, run_id, contents)
+            _record(graph, dataset_name, node, run_id, contents, self._commit)
 
     @hook_impl(tryfirst=True)
     def after_pipeline_run(
@@ -102,25 +135,78 @@ class LineageHook:
     ) -> None:
         """Record what was saved in parts, or in a process that had no hooks.
 
-        Kedro's processes have none where KEDRO_MP_CONTEXT asks for another way to start
-        them than the system's.
+        Kedro's processes have none where they are spawned.
         """
-        vars(catalog).pop("exists", None)
-        assert self._graph is not None
         graph, run_id = self._graph, run_params["run_id"]
+        assert graph is not None
         for node in pipeline.nodes:
-            for name in node.outputs:
-                if graph.location(name) is None or graph.doubt(name) is None:
-                    continue
-                # What has a record of this run was changed after it, by someone else.
+            for name in set(node.outputs) & set(self._to_run):
                 known = graph.record(name)
-                if known is None or known.run_id != run_id:
-                    _record(graph, name, node, run_id, graph.input_contents(node))
+                # What has a record of this run was changed after it, by someone else.
+                mine = known is None or known.run_id != run_id
+                if mine and graph.doubt(name) and self._was_saved(node, name):
+                    contents = graph.input_contents(node)
+                    _record(graph, name, node, run_id, contents, self._commit)
+        self._end(catalog)
+        saved = [name for name in pipeline.all_outputs() if graph.location(name)]
+        for doubt, names in graph.doubts(sorted(saved)).items():
+            logger.warning(
+                "%s. Run `%s`.",
+                doubt.sentence(*names),
+                kedro_run(_pipelines(graph, names), run_params, ONLY_MISSING),
+            )
 
     @hook_impl(tryfirst=True)
     def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
         """Let the catalog say again what is there."""
+        self._end(catalog)
+
+    def _was_saved(self, node: Node, name: str) -> bool:
+        """Tell whether the run saved a dataset of which no hook told."""
+        assert self._graph is not None
+        if node.name in self._reading:
+            return inspect.isgeneratorfunction(node.func)
+        return self._graph.content(name) != self._before[name] or not self._reading
+
+    def _end(self, catalog: CatalogProtocol) -> None:
         vars(catalog).pop("exists", None)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _lock(graph: Graph) -> TextIO | None:
+    """Take the lock of the folder in which the tables lie, for as long as it is open.
+
+    Raises
+    ------
+    InputError
+        If another run has it.
+    """
+    places = [graph.location(name) for name in graph.makers]
+    paths = [
+        where.path
+        for where in places
+        if where and isinstance(where.fs, LocalFileSystem)
+    ]
+    if graph.hashes.path is None or not paths:
+        return None
+    folder = os.path.commonpath(paths)
+    lock = graph.hashes.path.with_name(f"{digest(folder)}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError:
+        return None  # a disk that cannot be written to: nor can another run
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(
+            f"another run writes the tables in {folder}: let it end, or give this one "
+            "another folder by `data` in globals.yml"
+        ) from None
+    return file
 
 
 def _refuse(graph: Graph, names: Iterable[str], run_params: Mapping[str, Any]) -> None:
@@ -130,10 +216,15 @@ def _refuse(graph: Graph, names: Iterable[str], run_params: Mapping[str, Any]) -
         return
     graph.hashes.save()
     said = ". ".join(doubt.sentence(*names) for doubt, names in doubts.items())
-    way = graph.way_to(name for names in doubts.values() for name in names)
-    needed = {pipeline_of(graph.makers[name]) for name in graph.to_rebuild(way)}
-    command = kedro_run(needed, run_params, "--only-missing-outputs")
+    stale = [name for names in doubts.values() for name in names]
+    command = kedro_run(_pipelines(graph, stale), run_params, ONLY_MISSING)
     raise InputError(f"{said}. Run `{command}`.")
+
+
+def _pipelines(graph: Graph, names: Iterable[str]) -> set[str]:
+    """Return the pipelines that have to run for the datasets to be fresh."""
+    stale = graph.to_rebuild(graph.way_to(names))
+    return {pipeline_of(graph.maker(name)) for name in stale}
 
 
 def _warn_of_versions(graph: Graph, names: Iterable[str]) -> None:
@@ -175,6 +266,7 @@ def _record(
     node: Node,
     run_id: str | None,
     contents: dict[str, str],
+    commit: str | None,
 ) -> None:
     where = graph.location(name, saved=True)
     content = graph.content(name, saved=True)
@@ -187,14 +279,14 @@ def _record(
             f"`{name}` was made from is not known: let no other run write the same "
             "tables, and run this one again with --only-missing-outputs"
         )
-    made = {each: contents[each] for each in contents if each in graph.makers}
+    made = {each: contents[each] for each in contents if graph.is_made(each)}
     done = record.Record(
         dataset=name,
         content=content,
         input_contents=made,
         models=graph.models(name),
         versions=record.versions(),
-        git_commit=record.git_commit(),
+        git_commit=commit,
         run_id=run_id,
         saved_at=datetime.now(UTC).isoformat(timespec="seconds"),
         **dict(graph.origin_at_save(name)),

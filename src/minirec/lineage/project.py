@@ -7,6 +7,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
 from minirec.datasets.lineage import LineageDataset
+from minirec.errors import InputError
 from minirec.lineage.content import Hashes
 from minirec.lineage.graph import Graph, makers_of
 from minirec.parameters import plain_parameters
@@ -27,9 +28,21 @@ def graph_of(
         Pipelines whose nodes come first, where several make the same dataset.
     pinned
         Datasets of which the user asked for a certain version.
+
+    Raises
+    ------
+    InputError
+        If a pipeline cannot be imported: what tables are made of is not known then.
     """
     # A run of one pipeline registers no other.
     pipelines.set_requested(None)
+    try:
+        pipelines.values()
+    except ImportError as error:
+        raise InputError(
+            f"{error} ({error.__cause__}): mend it or take it away, since without it "
+            "what tables are made of is not known"
+        ) from error
     dataset = catalog.get("lineage")
     return Graph(
         catalog,

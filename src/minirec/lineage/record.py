@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from minirec.datasets.atomic import replacing
 from minirec.lineage.code import OWN_PACKAGE, digest
 
 SUFFIX = ".lineage.json"
+
+# Of a source, where it lies.
+WHERE = ("folder", "place")
 
 
 class Part(BaseModel):
@@ -87,19 +91,27 @@ def key_of(function: str, place: list[Any], inputs: dict[str, str], own: Part) -
     """Return the key of an origin; `place` is how the node is wired."""
     own_part = {
         **own.model_dump(),
-        # A folder moved is the same folder.
+        # What was moved is the same.
         "sources": {
-            name: {k: v for k, v in source.items() if k != "folder"}
+            name: {k: v for k, v in source.items() if k not in WHERE}
             for name, source in own.sources.items()
         },
     }
-    return digest(json.dumps([function, place, inputs, own_part], sort_keys=True))
+    text = json.dumps([function, place, inputs, own_part], sort_keys=True)
+    # 1 and 1.0 are one number, however it was written.
+    same = json.loads(text, parse_float=_number)
+    return digest(json.dumps(same, sort_keys=True))
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 class Location(NamedTuple):
     """Where a dataset's data lies."""
 
-    files: AbstractFileSystem
+    fs: AbstractFileSystem
     path: str
 
 
@@ -127,19 +139,23 @@ def location(dataset: AbstractDataset, *, saved: bool = False) -> Location | Non
                 else dataset.resolve_load_version()
             )
         except VersionNotFoundError:
-            return Location(_files(dataset), str(path / "none" / path.name))
+            return Location(_fs(dataset), str(path / "none" / path.name))
         path = path / version / path.name if version else path
-    return Location(_files(dataset), str(path))
+    return Location(_fs(dataset), str(path))
 
 
-def _files(dataset: AbstractDataset) -> AbstractFileSystem:
-    return getattr(dataset, "_fs", None) or LocalFileSystem()
+def _fs(dataset: AbstractDataset) -> AbstractFileSystem:
+    found: Any = getattr(dataset, "_fs", None) or getattr(dataset, "_filesystem", None)
+    if isinstance(found, AbstractFileSystem):
+        return found
+    # Some of Kedro's datasets make theirs when asked.
+    return found() if callable(found) else LocalFileSystem()
 
 
 def read(where: Location) -> Record | None:
     """Return the record beside a dataset; None if there is none that can be read."""
     try:
-        text = where.files.cat_file(where.path + SUFFIX)
+        text = where.fs.cat_file(where.path + SUFFIX)
     except FileNotFoundError:
         return None
     try:
@@ -151,29 +167,43 @@ def read(where: Location) -> Record | None:
 def write(where: Location, record: Record) -> None:
     """Write the record beside its dataset, replacing one that is there."""
     text = record.model_dump_json(indent=1)
-    if isinstance(where.files, LocalFileSystem):
+    if isinstance(where.fs, LocalFileSystem):
         with replacing(Path(where.path + SUFFIX)) as path:
             path.write_text(text, "utf-8")
     else:
         # Object stores show an object only once it is complete.
-        where.files.pipe_file(where.path + SUFFIX, text.encode())
+        where.fs.pipe_file(where.path + SUFFIX, text.encode())
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of each package that the project requires."""
-    wanted = map(Requirement, metadata.requires(OWN_PACKAGE) or ())
-    names = sorted(
-        each.name for each in wanted if not each.marker or each.marker.evaluate()
-    )
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python} | {name: metadata.version(name) for name in names}
+    """Return the versions of Python and of each package that the project requires.
+
+    Of a project that runs from its source alone, Python's.
+    """
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    try:
+        wanted = map(Requirement, metadata.requires(OWN_PACKAGE) or ())
+    except metadata.PackageNotFoundError:
+        return found
+    for each in sorted(wanted, key=lambda each: each.name):
+        if not each.marker or each.marker.evaluate():
+            with suppress(metadata.PackageNotFoundError):
+                found[each.name] = metadata.version(each.name)
+    return found
 
 
-@functools.cache
 def git_commit() -> str | None:
     """Return the commit of the working folder's repository, if there is one."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = [
+        "git",
+        "--no-optional-locks",
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         said = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
     except FileNotFoundError:

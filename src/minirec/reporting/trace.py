@@ -47,6 +47,7 @@ from minirec.columns import (
     USER_ID,
     VALUE,
 )
+from minirec.commands import kedro_run
 from minirec.errors import InputError
 from minirec.reporting.summary import METHODS
 
@@ -90,13 +91,17 @@ pre { font: 0.85rem/1.4 ui-monospace, monospace; overflow-x: auto; }
 """
 
 
-def load_tables(catalog: CatalogProtocol) -> dict[str, pd.DataFrame]:
+def load_tables(
+    catalog: CatalogProtocol, env: str | None = None
+) -> dict[str, pd.DataFrame]:
     """Load those tables of a trace that exist.
 
     Parameters
     ----------
     catalog
         A catalog of the project.
+    env
+        The configuration environment that commands in messages are to name.
 
     Returns
     -------
@@ -117,7 +122,7 @@ def load_tables(catalog: CatalogProtocol) -> dict[str, pd.DataFrame]:
                 *_, reason = str(error).splitlines()
                 raise InputError(
                     f"{name} cannot be read ({reason}): make it again, by "
-                    f"`kedro run --pipelines {pipeline}`"
+                    f"`{_command(pipeline, env)}`"
                 ) from error
     return tables
 
@@ -510,8 +515,7 @@ def _of_another(source: str, pipeline: str, env: str | None) -> str:
 
 
 def _command(pipeline: str, env: str | None) -> str:
-    command = f"kedro run --pipelines {pipeline}"
-    return command if env in (None, "local") else f"{command} --env {env}"
+    return kedro_run([pipeline], {"env": env, "runtime_params": {}})
 
 
 def _grid(rows: Iterable[tuple[str, ...]], right: int = 0) -> Table:
