@@ -145,7 +145,7 @@ def test_a_core_of_which_nothing_is_left(refused):
 
 def test_a_prompt_longer_than_the_context(refused):
     said = refused("--params", "policy.sampling.max_new_tokens=450")
-    assert "policy.sampling.max_new_tokens=450: lower preprocess.window" in said
+    assert "more than the 62 that the model's context leaves beside 450 of" in said
 
 
 def test_a_model_that_is_not_there(refused):

@@ -1,8 +1,12 @@
+import re
+import shutil
+
 import ibis
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from minirec.datasets.files import HTMLDataset
 from minirec.pipelines.preprocess import create_pipeline, nodes
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.policy import prompts
@@ -52,19 +56,23 @@ def test_items_are_those_of_the_interactions(items):
     }
 
 
-def test_the_pools_of_train_and_test_are_rendered(interactions, items, monkeypatch):
+def test_the_pools_of_train_and_test_are_rendered(
+    interactions, items, policy_params, monkeypatch
+):
+    prompt = policy_params.prompt
     samples = nodes.build_samples(interactions, 2)
     monkeypatch.setattr(prompts, "render_prompts", lambda *given: given)
     drawn, *rest = nodes.render_prompts(
-        samples, interactions, items, "model", params().pool, "prompt", 16, 0
+        samples, interactions, items, "model", params().pool, prompt, 16, 0
     )
     assert rest[0] is items
-    assert rest[1:] == ["model", "prompt", 16]
+    assert rest[1:] == ["model", prompt, 16]
     train = drawn[drawn["split"] == "train"]
     assert train.to_dict("list") == {
         "sample_id": [0, 3],
         "split": ["train", "train"],
         "user_id": ["a", "b"],
+        "timestamp": [2.0, 2.0],
         "target_item_id": ["2", "2"],
         "history_item_id": [["1"], ["1"]],
         "seen_item_id": [["1"], ["1"]],
@@ -74,6 +82,73 @@ def test_the_pools_of_train_and_test_are_rendered(interactions, items, monkeypat
     assert test["history_item_id"].tolist() == [["2", "3"]]
     assert test["seen_item_id"].tolist() == [["1", "2", "3"]]
     assert len(drawn) == 3
+
+
+def test_a_line_knows_when_its_item_was_chosen(
+    interactions, items, policy_params, policy_model
+):
+    rated = interactions.mutate(
+        rating=interactions.item_id.cast("float64") / 2,
+        timestamp=interactions.timestamp * 3600,
+    )
+    samples = nodes.build_samples(rated, 2)
+    prompt = policy_params.prompt.model_copy(
+        update={"item": "{time} ago, {rating}: {title}"}
+    )
+
+    table = nodes.render_prompts(
+        samples, rated, items, policy_model, params().pool, prompt, 16, 0
+    )
+
+    (text,) = table.loc[table["split"] == "test", "prompt"]
+    assert "\n2h 0min ago, 1: Big\n1h 0min ago, 1.5: Heat\n" in text
+
+
+def test_five_prompts_are_shown_by_length(tmp_path):
+    lengths = [10, 70, 20, 60, 30, 50, 40, 80, 90]
+    table = pd.DataFrame(
+        {
+            "sample_id": range(9),
+            "split": "train",
+            "n_tokens": lengths,
+            "prompt": [f"<|start|>user\n{n} *" for n in lengths],
+            "target_item_id": "a",
+        }
+    )
+    items = pd.DataFrame({"item_id": ["a"], "title": ["<b>Heat</b>"]})
+
+    page = nodes.show_prompts(table, items)
+
+    found = [page.index(f"{n} tokens") for n in (10, 30, 50, 70, 90)]
+    assert found == sorted(found)
+    assert page.count(" tokens</h2>") == 5
+    assert "&lt;|start|&gt;user\n10 *" in page
+    assert "&lt;b&gt;Heat&lt;/b&gt;" in page
+    dataset = HTMLDataset(filepath=str(tmp_path / "page.html"))
+    dataset.save(page)
+    assert str(dataset.preview()).count(" tokens</h2>") == 5
+
+
+def test_an_edited_template_makes_prompts_stale(test_run, kedro, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(test_run.path, project)
+    template = project / "conf" / "prompts" / "titles.txt"
+
+    def run(*args):
+        done = kedro(project, "run", "--env", "test", *args)
+        return " ".join((done.stdout + done.stderr).split())
+
+    template.write_text(f"# another comment\n{template.read_text()}")
+    again = run("--pipelines", "preprocess", "--only-missing-outputs")
+    assert re.search(r"(\d+) of \1 datasets are up to date", again)
+
+    template.write_text(template.read_text().replace("I watched:", "I saw:"))
+    assert (
+        "`prompts` is stale: params:policy.prompt.user was I watched: {history} Which "
+        "movie should I watch next?, is I saw: {history} Which movie should I watch "
+        "next?. Run `kedro run --pipelines preprocess --only-missing-outputs --env "
+        "test`." in run("--pipelines", "score")
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,13 +168,16 @@ def test_parameters_out_of_bounds_are_refused(changes):
         params(**changes)
 
 
+OF_PROMPTS = {"render_prompts", "show_prompts", "plot_prompts"}
+
+
 @pytest.mark.parametrize(
     ("parameter", "touched"),
     [
-        ("preprocess.window", {"build_samples", "render_prompts"}),
-        ("preprocess.pool", {"render_prompts"}),
-        ("policy.prompt", {"render_prompts"}),
-        ("policy.sampling.max_new_tokens", {"render_prompts"}),
+        ("preprocess.window", {"build_samples", *OF_PROMPTS}),
+        ("preprocess.pool", OF_PROMPTS),
+        ("policy.prompt", OF_PROMPTS),
+        ("policy.sampling.max_new_tokens", OF_PROMPTS),
     ],
 )
 def test_a_parameter_touches_what_uses_it(parameter, touched):

@@ -27,11 +27,16 @@ def logits(lm):
         return lm(torch.tensor([[40, 41, 42]])).logits
 
 
-def test_answers_end_with_the_end_token_a_quote_or_a_line(tokenizer):
-    ends = end_tokens(tokenizer, '"')
+def test_answers_end_with_the_end_token_a_quote_or_a_line(tokenizer, policy_params):
+    ends = end_tokens(tokenizer, policy_params.prompt)
     assert tokenizer.eos_token_id in ends
     texts = {tokenizer.decode([token]) for token in ends}
     assert texts == {tokenizer.eos_token, '"', "\n"}
+
+
+def test_reasoning_ends_with_the_end_token(tokenizer, policy_params):
+    prompt = policy_params.prompt.model_copy(update={"answer": '{reasoning} "{title}"'})
+    assert end_tokens(tokenizer, prompt) == [tokenizer.eos_token_id]
 
 
 def test_a_fresh_adapter_changes_no_answer(lm, policy_params):

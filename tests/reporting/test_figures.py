@@ -1,7 +1,12 @@
 import pandas as pd
 import pytest
 
-from minirec.reporting.figures import plot_metrics, plot_rewards, plot_selection
+from minirec.reporting.figures import (
+    plot_metrics,
+    plot_prompts,
+    plot_rewards,
+    plot_selection,
+)
 from minirec.schemas import Candidates, Metrics, Selection
 
 
@@ -31,6 +36,20 @@ def selection() -> pd.DataFrame:
 
 def traces(figure) -> dict:
     return {trace.name: trace for trace in figure.data}
+
+
+@pytest.fixture
+def prompts() -> pd.DataFrame:
+    return pd.DataFrame({"split": ["train", "test", "train"], "n_tokens": [30, 50, 40]})
+
+
+def test_prompts_are_counted_by_length_and_split(prompts):
+    figure = plot_prompts(prompts)
+
+    drawn = traces(figure)
+    assert list(drawn["train (2)"].x) == [30, 40]
+    assert list(drawn["test (1)"].x) == [50]
+    assert figure.layout.title.text == "How long the prompts are: 50 tokens at most"
 
 
 def test_rewards_are_counted_by_reason_and_picks_marked(candidates, selection):
@@ -81,9 +100,9 @@ def test_bars_end_at_the_mean_and_whiskers_at_the_interval():
     assert list(ndcg.x) == [0.125, 0.375]
 
 
-def test_every_axis_says_what_it_measures(candidates, selection):
-    for draw in (plot_rewards, plot_selection):
-        layout = draw(candidates, selection).layout
+def test_every_axis_says_what_it_measures(prompts, candidates, selection):
+    figures = [draw(candidates, selection) for draw in (plot_rewards, plot_selection)]
+    for layout in (figure.layout for figure in [plot_prompts(prompts), *figures]):
         assert layout.title.text
         assert layout.xaxis.title.text
         assert layout.yaxis.title.text

@@ -31,6 +31,7 @@ from minirec.lineage.record import (
 _APART = {
     "cache",
     "filepath",
+    "if_missing",
     "metadata",
     "path",
     "version",

@@ -82,7 +82,7 @@ def load_model(
             use_safetensors=True,
         )
     _check_architecture(lm)
-    lm.generation_config.eos_token_id = end_tokens(tokenizer, prompt.answer_end)
+    lm.generation_config.eos_token_id = end_tokens(tokenizer, prompt)
     lm.generation_config.pad_token_id = tokenizer.pad_token_id
     lm.eval()
     # The logits of the last token alone are asked of a slice, and a product of a slice
@@ -128,16 +128,22 @@ def check_window(lm: PreTrainedModel | PeftModel, length: int) -> None:
         )
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, answer_end: str) -> list[int]:
+def end_tokens(tokenizer: PreTrainedTokenizerBase, prompt: PromptParams) -> list[int]:
     """Return, ascending, the ids of the tokens after which an answer is over.
 
-    These are the end token and all tokens whose text holds ``answer_end`` or a line
-    break: a subword vocabulary has many, such as ``".`` and ``",``.
+    These are the end token and all tokens whose text holds ``prompt.answer_end`` or a
+    line break: a subword vocabulary has many, such as ``".`` and ``",``. Reasoning
+    before the answer may hold such tokens, so that then the end token alone ends it.
     """
-    size = len(tokenizer)
-    texts = tokenizer.batch_decode([[token] for token in range(size)])
-    ends = {i for i, text in enumerate(texts) if answer_end in text or "\n" in text}
-    return sorted(ends | {tokenizer.eos_token_id})
+    ends = {tokenizer.eos_token_id}
+    if not prompt.answer_mark:
+        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        ends |= {
+            token
+            for token, text in enumerate(texts)
+            if prompt.answer_end in text or "\n" in text
+        }
+    return sorted(ends)
 
 
 def new_adapter(lm: PreTrainedModel, lora: LoraParams, seed: int) -> PeftModel:

@@ -1,10 +1,26 @@
 """Parameters of the policy, as `params:policy` holds them."""
 
-from typing import Any, Literal
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from kedro.utils import find_kedro_project
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from minirec.errors import InputError
 from minirec.functions import function_at
+
+# the sections of a prompt template, and what stands for something in each
+PLACEHOLDERS = {
+    "system": (),
+    "user": ("history",),
+    "item": ("title", "rating", "time"),
+    "answer": ("title", "reasoning"),
+}
+
+PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
+_NAME = re.compile(r"\[([a-z]+)\]")
+_ANSWER = re.compile(r"(.*?)(?:\{reasoning\}(.+?))?\{title\}(.+)", re.DOTALL)
 
 
 class Params(BaseModel):
@@ -14,15 +30,137 @@ class Params(BaseModel):
 
 
 class PromptParams(Params):
-    """The texts around a history; ``{history}`` stands for its titles.
+    """The texts of a prompt, and how long it may be.
 
+    Parameters give the texts as ``template``, the path of a text file, relative to the
+    project; ``conf/prompts/titles.txt`` says how to write one. Once checked they are
+    the sections of that file, so that an edit of the file is a change of parameters.
     An empty ``system`` leaves the system message out.
     """
 
-    system: str
-    user: str = Field(pattern=r"\{history\}")
-    answer_start: str
-    answer_end: str = Field(min_length=1)
+    system: str = ""
+    user: str
+    item: str
+    answer: str
+    max_tokens: int | None = Field(ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_file(cls, given: Any) -> Any:
+        """Put the sections of the file in the place of its name."""
+        if not isinstance(given, dict) or "template" not in given:
+            return given  # checked before
+        rest = {name: value for name, value in given.items() if name != "template"}
+        if twice := [name for name in PLACEHOLDERS if name in rest]:
+            raise InputError(
+                f"policy.prompt names a template and gives {twice[0]} as well: write "
+                f"it into the file below [{twice[0]}], and leave it out here"
+            )
+        return {**read_template(given["template"]), **rest}
+
+    @model_validator(mode="after")
+    def check_sections(self) -> Self:
+        """Refuse placeholders that mean nothing where they stand, or are missing."""
+        for section, known in PLACEHOLDERS.items():
+            found = PLACEHOLDER.findall(getattr(self, section))
+            if unknown := [name for name in found if name not in known]:
+                names = " or ".join(f"{{{name}}}" for name in known)
+                raise InputError(
+                    f"policy.prompt.template: [{section}] holds {{{unknown[0]}}}, which "
+                    f"stands for nothing: there may be {names or 'no placeholder'}"
+                )
+            if known and found.count(known[0]) != 1:
+                raise InputError(
+                    f"policy.prompt.template: [{section}] holds {{{known[0]}}} "
+                    f"{found.count(known[0])} times: write it there once"
+                )
+        form = _ANSWER.fullmatch(self.answer)
+        if not (
+            form
+            and form[3].strip()
+            and (form[2] is None or form[2].strip())
+            and "{reasoning}" not in form[1] + form[3]
+        ):
+            raise InputError(
+                "policy.prompt.template: [answer] does not say where a title begins "
+                'and ends: write it as "{title}" in quotation marks, or as '
+                "{reasoning} <answer>{title}</answer>"
+            )
+        return self
+
+    @property
+    def answer_start(self) -> str:
+        """What is given to the model: the answer goes on from here."""
+        return self._form[0]
+
+    @property
+    def answer_mark(self) -> str:
+        """What the model writes between its reasoning and the title, or nothing."""
+        return self._form[1].strip()
+
+    @property
+    def answer_end(self) -> str:
+        """What ends the title, as a line break does."""
+        return self._form[2].strip()
+
+    @property
+    def _form(self) -> tuple[str, str, str]:
+        form = _ANSWER.fullmatch(self.answer)
+        assert form is not None
+        return form[1], form[2] or "", form[3]
+
+
+def read_template(name: str) -> dict[str, str]:
+    """Return the sections of a prompt template, without blank lines around them.
+
+    Parameters
+    ----------
+    name
+        Path of a text file, relative to the project; ``conf/prompts/titles.txt`` says
+        what it holds.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or its sections are not those it should have.
+    """
+    what = f"policy.prompt.template {name}"
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    try:
+        text = (project / str(name)).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{what} cannot be read ({reason}): name a text file by its path from the "
+            "project's folder, such as conf/prompts/titles.txt"
+        ) from None
+    sections: dict[str, str] = {}
+    section = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if named := _NAME.fullmatch(line.strip()):
+            section = named[1]
+            if section not in PLACEHOLDERS or section in sections:
+                raise InputError(
+                    f"{what}: [{section}] in line {number} is "
+                    f"{'there twice' if section in sections else 'no section'}: the "
+                    "sections are [system], [user], [item] and [answer], each once"
+                )
+            sections[section] = ""
+        elif section:
+            sections[section] += f"{line.rstrip()}\n"
+        elif line.strip() and not line.startswith("#"):
+            raise InputError(
+                f"{what}: line {number} belongs to no section: begin it with # if it "
+                "is a comment, or put it below [system], [user], [item] or [answer]"
+            )
+    sections = {name: text.strip("\n") for name, text in sections.items()}
+    for needed in ("user", "item", "answer"):
+        if not sections.get(needed):
+            raise InputError(
+                f"{what} has no section [{needed}]: add it, as in "
+                "conf/prompts/titles.txt"
+            )
+    return sections
 
 
 class LoraParams(Params):

@@ -51,8 +51,13 @@ class TextPolicy:
 
     def ground(self, completions: Sequence[str]) -> np.ndarray:
         """Return scores (N, M) over the catalogue for N completions."""
-        end = self.params.prompt.answer_end
-        return self.catalogue.ground([answer(text, end) for text in completions])
+        prompt = self.params.prompt
+        return self.catalogue.ground(
+            [
+                answer(text, prompt.answer_end, prompt.answer_mark)
+                for text in completions
+            ]
+        )
 
     def recommend(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Rank the catalogue for N users by the most likely answer to each prompt.

@@ -7,7 +7,7 @@ forms of colour blindness can tell apart.
 import pandas as pd
 import plotly.graph_objects as go
 
-from minirec.columns import KEPT, NO_SPREAD, TOO_EASY, TOO_HARD
+from minirec.columns import KEPT, NO_SPREAD, TEST, TOO_EASY, TOO_HARD, TRAIN
 from minirec.reporting.summary import METHODS
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -29,6 +29,33 @@ LAYOUT = {
     "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "traceorder": "normal"},
     "margin": {"t": 80},
 }
+
+
+def plot_prompts(prompts: pd.DataFrame) -> go.Figure:
+    """Draw how many prompts have how many tokens, by split.
+
+    Parameters
+    ----------
+    prompts
+        A table of `minirec.schemas.Prompts`.
+    """
+    figure = go.Figure()
+    for split, colour in ((TRAIN, SKY), (TEST, ORANGE)):
+        tokens = prompts.loc[prompts["split"] == split, "n_tokens"]
+        figure.add_histogram(
+            x=tokens,
+            name=f"{split} ({len(tokens)})",
+            marker={"color": colour, "line": {"color": "white", "width": 1}},
+            bingroup="tokens",
+        )
+    longest = prompts["n_tokens"].max()
+    return figure.update_layout(
+        LAYOUT,
+        barmode="stack",
+        title={"text": f"How long the prompts are: {longest} tokens at most"},
+        xaxis={"title": {"text": "tokens of a prompt"}},
+        yaxis={"title": {"text": "prompts"}},
+    )
 
 
 def plot_rewards(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figure:

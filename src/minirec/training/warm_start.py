@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from minirec.columns import PROMPT, TARGET_ITEM_ID
-from minirec.policy.prompts import titles
+from minirec.policy.prompts import marks, titles
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ def teach_answers(
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()  # of its preparation, a moment's work
-    title = titles(items, prompt.answer_end)
+    title = titles(items, *marks(prompt, tokenizer))
     data = Dataset.from_dict(
         {
             "prompt": prompts[PROMPT].tolist(),
             "completion": [
-                title[item] + prompt.answer_end for item in prompts[TARGET_ITEM_ID]
+                f"{prompt.answer_mark}{title[item]}{prompt.answer_end}"
+                for item in prompts[TARGET_ITEM_ID]
             ],
         }
     )

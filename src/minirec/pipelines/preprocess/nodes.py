@@ -1,26 +1,47 @@
 """From raw histories to prompts: tables in, tables out."""
 
+from html import escape
+
 import ibis.expr.types as ir
+import numpy as np
 import pandas as pd
 
 from minirec.columns import (
     HISTORY_ITEM_ID,
+    ITEM_ID,
+    N_TOKENS,
     POSITION,
+    PROMPT,
+    RATING,
     SAMPLE_ID,
     SEEN_ITEM_ID,
     SPLIT,
     TARGET_ITEM_ID,
     TEST,
+    TIMESTAMP,
+    TITLE,
     TRAIN,
     USER_ID,
 )
 from minirec.histories.catalogue import catalogue
 from minirec.histories.clean import clean_interactions, clean_items
+from minirec.histories.events import history_events
 from minirec.histories.k_core import k_core
 from minirec.histories.splits import order_and_split
 from minirec.histories.windows import draw_pool, seen_items, windows
 from minirec.pipelines.preprocess.params import PoolParams, SplitParams
 from minirec.policy.params import PromptParams
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Prompts</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 2rem auto; max-width: 50rem; font: 1rem/1.5 system-ui, sans-serif; }}
+pre {{ font: 0.85rem/1.4 ui-monospace, monospace; }}
+</style></head>
+<body><h1>Five prompts, from the shortest to the longest</h1>
+<section>{}</section></body></html>
+"""
 
 
 def prepare_interactions(
@@ -58,12 +79,28 @@ def render_prompts(
     pools = draw_pool(samples, TRAIN, pool.train, seed).union(
         draw_pool(samples, TEST, pool.test, seed)
     )
-    drawn = (
-        seen_items(pools, interactions)
-        .select(
-            SAMPLE_ID, SPLIT, USER_ID, TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID
-        )
-        .order_by(SAMPLE_ID)
-        .execute()
-    )
+    columns = [SAMPLE_ID, SPLIT, USER_ID, TIMESTAMP]
+    columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]
+    seen = seen_items(pools, interactions).select(*columns)
+    drawn = seen.order_by(SAMPLE_ID).execute()
+    if "{rating}" in prompt.item or "{time}" in prompt.item:
+        events = history_events(pools, interactions)
+        events = events.order_by([SAMPLE_ID, POSITION]).execute()
+        ends = drawn[HISTORY_ITEM_ID].map(len).cumsum()[:-1]
+        drawn[prompts.HISTORY_RATING] = np.split(events[RATING].to_numpy(), ends)
+        drawn[prompts.HISTORY_TIMESTAMP] = np.split(events[TIMESTAMP].to_numpy(), ends)
     return prompts.render_prompts(drawn, items, policy_model, prompt, max_new_tokens)
+
+
+def show_prompts(prompts: pd.DataFrame, items: pd.DataFrame) -> str:
+    """Lay out five prompts on a page, from the shortest to the longest."""
+    ordered = prompts.sort_values([N_TOKENS, SAMPLE_ID])
+    rows = np.linspace(0, len(ordered) - 1, min(5, len(ordered))).round().astype(int)
+    title = items.set_index(ITEM_ID)[TITLE]
+    shown = [
+        f"<h2>Sample {row[SAMPLE_ID]}, {row[SPLIT]}: {row[N_TOKENS]} tokens</h2>"
+        f'<pre style="white-space: pre-wrap">{escape(row[PROMPT])}</pre>'
+        f"<p>Chosen next: {escape(title[row[TARGET_ITEM_ID]])}</p>"
+        for _, row in ordered.iloc[rows].iterrows()
+    ]
+    return PAGE.format("".join(shown))

@@ -5,6 +5,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from minirec.pipelines.preprocess import nodes
+from minirec.reporting import figures
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -47,6 +48,18 @@ def create_pipeline(**_: Any) -> Pipeline:
                 ],
                 outputs="prompts",
                 name="render_prompts",
+            ),
+            Node(
+                nodes.show_prompts,
+                inputs=["prompts", "items"],
+                outputs="prompt_examples",
+                name="show_prompts",
+            ),
+            Node(
+                figures.plot_prompts,
+                inputs="prompts",
+                outputs="prompt_figure",
+                name="plot_prompts",
             ),
         ],
         tags="preprocess",
