@@ -124,10 +124,11 @@ def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
     stale = "is stale: params:score.value.alpha was 1.0, is 3.0"
     assert told.splitlines()[-1] == (
         f"Note that `scores`, `candidates`, `selection`, `curriculum`, `consumed` and "
-        f"`rankings` {stale.replace('is stale', 'are stale')}."
+        f"`rankings` {stale.replace('is stale', 'are stale')}. Run `kedro run "
+        "--pipelines score,select,train_eval --only-missing-outputs --env test`."
     )
     table = minirec(path, "trace", "table", "selection", "--env", "test").stdout
-    assert f"state       {stale}" in table
+    assert f"state       {stale}. Run" in " ".join(table.split(" "))
     assert "├── candidates is stale:" in table
 
 
@@ -149,4 +150,7 @@ def test_a_table_that_was_not_made_yet_is_an_error(copy_project):
     told = minirec(copy_project(), "trace", "table", "scores", "--env", "test")
 
     assert told.returncode == 1
-    assert "`scores` has no record of how it was made: run `kedro run" in told.stderr
+    assert (
+        "`scores` is missing: run `kedro run --pipelines preprocess,score "
+        "--only-missing-outputs --env test`" in told.stderr
+    )

@@ -52,7 +52,22 @@ def test_the_state_says_what_a_change_would_touch(load):
     changed = "is stale: params:train_eval.evaluation.confidence was 0.95, is 0.9"
     assert state["metrics"] == changed
     assert state["scores"] == "was changed after join_scores wrote it"
-    assert state["rankings"] == "is fresh"
+    # as a run would say, of what was made from it too
+    assert (
+        state["curriculum"] == "is stale: scores was changed after join_scores wrote it"
+    )
+    assert state["rewards"] == "is fresh"
+
+
+def test_a_dataset_without_a_record_is_a_row_too(load):
+    path, lineage = load
+    (path / "data/test/05_model_input/scores.parquet.lineage.json").unlink()
+    (path / "data/test/05_model_input/candidates.parquet").unlink()
+    table = lineage()
+
+    assert table["state"]["scores"] == "has no record of how it was made"
+    assert table["state"]["candidates"] == "is missing"
+    assert "scores has no record" in table["state"]["selection"]
 
 
 def test_it_is_read_only_and_needs_its_catalog(tmp_path):

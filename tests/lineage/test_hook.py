@@ -139,7 +139,7 @@ def test_a_damaged_dataset_is_refused_and_made_anew(
     assert sentence(project, readers[name], only_missing=False).startswith(said)
     with caplog.at_level(logging.INFO, "minirec"):
         assert project.run() == [maker]  # what was made from it stays as it was
-    assert f"{name} is made anew: it {said.partition('` ')[2]}" in caplog.text
+    assert f"`{name}` is made anew: it {said.partition('` ')[2]}" in caplog.text
     assert "4 of 5 datasets are up to date" in caplog.text
     assert project.contents() == before
 

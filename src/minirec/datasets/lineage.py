@@ -29,14 +29,15 @@ class LineageDataset(AbstractDataset[Any, pd.DataFrame]):
         self.catalog: CatalogProtocol | None = None
 
     def load(self) -> pd.DataFrame:
-        """Return one row a record, in the order of the pipelines.
+        """Return how each dataset was made, in the order of the pipelines.
 
         Returns
         -------
         DataFrame
-            The fields of `minirec.lineage.record.Record`, after ``dataset`` and
-            ``state``: ``is fresh``, or why the dataset is not what its pipeline would
-            make now.
+            One row for each dataset that a pipeline saves: ``dataset``, ``state``
+            (``is fresh``, or why it is not to be read, as `minirec trace table` says)
+            and the fields of `minirec.lineage.record.Record`, none of them where there
+            is no record.
         """
         from minirec.lineage.project import graph_of
 
@@ -47,11 +48,11 @@ class LineageDataset(AbstractDataset[Any, pd.DataFrame]):
             )
         graph = graph_of(self.catalog)
         rows = []
-        for name in graph.makers:
-            if record := graph.record(name):
-                doubt = graph.doubt(name)
-                state = doubt.all if doubt else "is fresh"
-                rows.append({"dataset": name, "state": state, **record.model_dump()})
+        for name in filter(graph.location, graph.makers):
+            doubt, record = graph.doubt_whole_way(name), graph.record(name)
+            known = {} if record is None else record.model_dump()
+            state = doubt.all if doubt else "is fresh"
+            rows.append({"dataset": name, "state": state, **known})
         return pd.DataFrame(rows)
 
     def save(self, data: Any) -> None:

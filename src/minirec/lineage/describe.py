@@ -1,7 +1,7 @@
 """How a table was made and what became of a sample, as text, and whether it holds."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any
 
@@ -14,8 +14,7 @@ from rich.tree import Tree
 from minirec.commands import kedro_run
 from minirec.errors import InputError
 from minirec.lineage.graph import Graph, is_parameter
-from minirec.lineage.project import graph_of
-from minirec.pipeline_registry import pipeline_of
+from minirec.lineage.project import graph_of, pipelines_of
 from minirec.reporting.trace import load_tables, trace_sample
 
 WIDTH = 80
@@ -46,8 +45,11 @@ def describe_sample(
         If no table knows the sample, or one cannot be read.
     """
     tables = load_tables(catalog, env)
-    doubts = graph_of(catalog).doubts(tables)
-    notes = [f"Note that {doubt.sentence(*names)}." for doubt, names in doubts.items()]
+    graph = graph_of(catalog)
+    notes = [
+        f"Note that {doubt.sentence(*names)}. Run `{_command(graph, names, env)}`."
+        for doubt, names in graph.doubts(tables).items()
+    ]
     return "\n".join([trace_sample(tables, sample_id, env), *notes])
 
 
@@ -81,14 +83,21 @@ def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) 
         )
     record = graph.record(name)
     if record is None:
-        of_env: dict[str, Any] = {"env": env, "runtime_params": {}}
-        pipeline = pipeline_of(graph.maker(name))
-        command = kedro_run([pipeline], of_env, "--only-missing-outputs")
-        raise InputError(f"`{name}` has no record of how it was made: run `{command}`")
+        doubt = graph.doubt(name)
+        raise InputError(
+            f"{doubt.sentence(name) if doubt else name}: run "
+            f"`{_command(graph, [name], env)}`"
+        )
     own = list(_leaves(record.own.params))
     before = [leaf for leaf in _leaves(record.upstream.params) if leaf not in own]
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("state", _state(graph, name))
+    doubt = graph.doubt_whole_way(name)
+    state = (
+        f"{doubt.all}. Run `{_command(graph, [name], env)}`." if doubt else "is fresh"
+    )
+    rows.add_row("state", Text(state))
+    where = graph.location(name)
+    rows.add_row("lies in", Text(where.path if where else ""))
     rows.add_row("made by", f"{record.node} ({record.function})")
     rows.add_row("saved at", f"{record.saved_at} by run {record.run_id}")
     rows.add_row("commit", record.git_commit or "not in a git repository")
@@ -106,9 +115,10 @@ def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) 
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _state(graph: Graph, name: str) -> Text:
-    doubt = graph.doubt_whole_way(name)
-    return Text(doubt.all if doubt else "is fresh")
+def _command(graph: Graph, names: Iterable[str], env: str | None) -> str:
+    """Return the command that makes the datasets anew."""
+    settings: dict[str, Any] = {"env": env, "runtime_params": {}}
+    return kedro_run(pipelines_of(graph, names), settings, "--only-missing-outputs")
 
 
 def _tree(graph: Graph, name: str, seen: set[str]) -> Tree:

@@ -70,6 +70,17 @@ def makers_of(pipelines: Iterable[Pipeline]) -> dict[str, Node]:
     return makers
 
 
+def listed(*names: str) -> str:
+    """Return datasets with their verb, such as ```a` and `b` are``."""
+    return f"{', '.join(_quoted(names))} {'is' if len(names) == 1 else 'are'}"
+
+
+def _quoted(names: tuple[str, ...]) -> list[str]:
+    """Quote names; the last two are one part, with an ``and``."""
+    quoted = [f"`{name}`" for name in names]
+    return [*quoted[:-2], " and ".join(quoted[-2:])]
+
+
 class Doubt(NamedTuple):
     """Why a dataset is not to be read as it is."""
 
@@ -91,13 +102,10 @@ class Doubt(NamedTuple):
 
     def sentence(self, *names: str) -> str:
         """Return the doubt about the datasets as a sentence without its full stop."""
-        quoted = [f"`{name}`" for name in names]
-        subject = " and ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
-        state = self.state
-        if len(names) > 1:
-            verb, _, rest = state.partition(" ")
-            state = f"{_VERBS[verb]} {rest}"
-        return f"{subject} {state}" + (f": {self.reason}" if self.why else "")
+        verb, _, rest = self.state.partition(" ")
+        verb = verb if len(names) == 1 else _VERBS[verb]
+        said = f"{', '.join(_quoted(names))} {verb} {rest}"
+        return said + (f": {self.reason}" if self.why else "")
 
 
 @dataclass(frozen=True)

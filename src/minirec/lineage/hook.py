@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, TextIO
 
 from fsspec.implementations.local import LocalFileSystem
@@ -19,9 +20,8 @@ from minirec.datasets.lineage import LineageDataset
 from minirec.errors import InputError
 from minirec.lineage import record
 from minirec.lineage.code import digest
-from minirec.lineage.graph import Graph
-from minirec.lineage.project import graph_of
-from minirec.pipeline_registry import pipeline_of
+from minirec.lineage.graph import Graph, listed
+from minirec.lineage.project import graph_of, pipelines_of
 
 ONLY_MISSING = "--only-missing-outputs"
 
@@ -82,8 +82,8 @@ class LineageHook:
         self._to_run = saved
         if run_params["only_missing_outputs"]:
             stale = graph.to_rebuild(pipeline.nodes)
-            for name, doubt in stale.items():
-                logger.info("%s is made anew: %s", name, doubt.reason)
+            for reason, names in groupby(stale, lambda name: stale[name].reason):
+                logger.info("%s made anew: %s", listed(*names), reason)
             kept = [name for name in saved if name not in stale]
             logger.info("%d of %d datasets are up to date", len(kept), len(saved))
             read += kept
@@ -153,7 +153,7 @@ class LineageHook:
             logger.warning(
                 "%s. Run `%s`.",
                 doubt.sentence(*names),
-                kedro_run(_pipelines(graph, names), run_params, ONLY_MISSING),
+                kedro_run(pipelines_of(graph, names), run_params, ONLY_MISSING),
             )
 
     @hook_impl(tryfirst=True)
@@ -217,14 +217,8 @@ def _refuse(graph: Graph, names: Iterable[str], run_params: Mapping[str, Any]) -
     graph.hashes.save()
     said = ". ".join(doubt.sentence(*names) for doubt, names in doubts.items())
     stale = [name for names in doubts.values() for name in names]
-    command = kedro_run(_pipelines(graph, stale), run_params, ONLY_MISSING)
+    command = kedro_run(pipelines_of(graph, stale), run_params, ONLY_MISSING)
     raise InputError(f"{said}. Run `{command}`.")
-
-
-def _pipelines(graph: Graph, names: Iterable[str]) -> set[str]:
-    """Return the pipelines that have to run for the datasets to be fresh."""
-    stale = graph.to_rebuild(graph.way_to(names))
-    return {pipeline_of(graph.maker(name)) for name in stale}
 
 
 def _warn_of_versions(graph: Graph, names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from minirec.errors import InputError
 from minirec.lineage.content import Hashes
 from minirec.lineage.graph import Graph, makers_of
 from minirec.parameters import plain_parameters
+from minirec.pipeline_registry import pipeline_of
 
 
 def graph_of(
@@ -51,3 +52,9 @@ def graph_of(
         dataset.hashes if isinstance(dataset, LineageDataset) else Hashes(),
         frozenset(pinned),
     )
+
+
+def pipelines_of(graph: Graph, names: Iterable[str]) -> set[str]:
+    """Return the pipelines that have to run for the datasets to be fresh."""
+    stale = graph.to_rebuild(graph.way_to(names))
+    return {pipeline_of(graph.maker(name)) for name in stale}
