@@ -40,6 +40,13 @@ def test_the_catalogue_holds_the_items_with_interactions_in_order():
     }
 
 
+def test_the_template_writes_the_text():
+    titles = {"x": "Big", "y": "Up", "z": "Heat"}
+    template = "{description}: {title}"
+    found = catalogue(items(titles, {"y": "Balloons"}), INTERACTIONS, template)
+    assert found.execute()["text"].tolist() == ["Big", "Balloons: Up", "Heat"]
+
+
 @pytest.mark.parametrize("titles", [{"y": "Up"}, {"y": "Up", "x": None, "z": None}])
 def test_items_without_a_title_are_named(titles):
     with pytest.raises(InputError, match="no title for 2 of 3 items, such as x, z:"):

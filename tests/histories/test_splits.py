@@ -12,7 +12,7 @@ TIMES = [0.0, 1.0, 0.16195407019788421, 0.1 + 0.2, 0.3, 1_700_000_000.123456]
 
 EVENTS = st.dictionaries(
     st.tuples(st.sampled_from("abc"), st.sampled_from("tuvwxyz")),
-    st.sampled_from(TIMES),
+    st.sampled_from(TIMES) | st.floats(-1e18, 1e18),
     min_size=1,
 )
 

@@ -1,38 +1,65 @@
 """A table in a file, read and written by an Ibis backend."""
 
+import functools
 import json
+import logging
+import shutil
+import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path, PurePosixPath
 from threading import get_ident
-from typing import Any
+from typing import Any, Literal
+from uuid import uuid4
 
 import ibis.expr.types as ir
 from kedro.io import DatasetError
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.ibis import FileDataset
 
+from minirec.datasets import records
 from minirec.datasets.atomic import replacing
+from minirec.datasets.column_map import column_map, in_seconds, missing, select
+
+SUFFIXES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+logger = logging.getLogger(__name__)
 
 
 class TableDataset(FileDataset):
-    """A CSV or Parquet file as an Ibis table, its columns under our names.
+    """A Parquet, CSV or JSON Lines file as an Ibis table, its columns under our names.
+
+    Text files are read by DuckDB whatever the engine, and checked as a whole when they
+    are loaded, see `minirec.datasets.records`. Until the process ends their rows lie as
+    Parquet in a temporary folder: in the one that the environment variable TMPDIR
+    names, which the workers of a cluster have to see.
 
     Saving replaces the file at once or not at all.
 
     Parameters
     ----------
     filepath : str
-        The file; its suffix says its format unless `file_format` does.
-    file_format : str, optional
-        As in the backend's ``read_<file_format>`` and ``to_<file_format>``.
-    columns : dict of str to str, optional
-        Our name of a column to the name in the file. Only these are read; without it,
-        all are, under the file's own names.
+        The file; its suffix says its format unless `file_format` does. A text file may
+        be compressed by gzip.
+    file_format : {"csv", "json", "parquet"}, optional
+        ``json`` is JSON Lines: an object in each line.
+    columns : dict, optional
+        Our name of a column to the source's, or to the fields of
+        `minirec.datasets.column_map.Column`. Only these are read, lists as one text;
+        without it, all are, as they are, under the source's own names.
+    on_bad_rows : {"fail", "drop"}
+        What to do with rows of a text file that cannot be used. ``drop`` leaves them
+        out, and lists them in ``<filepath>.bad_rows.csv`` by line, reason and text.
+    if_missing : str, optional
+        What to do if the file is not there, as the end of a sentence.
     connection : dict, optional
         ``backend`` and the arguments of its ``connect``; datasets with the same
         connection share it within a thread. Default: DuckDB in memory.
-    load_args, save_args : dict, optional
-        Arguments of the backend's reader and writer. DuckDB reads a CSV file with a
-        header, separated by commas, unless ``header`` and ``delim`` say otherwise.
+    load_args : dict, optional
+        How a text file is written, in the words of DuckDB's ``read_csv``: with a header
+        and commas unless ``header`` and ``sep`` say otherwise. For Parquet, arguments
+        of the backend's reader.
+    save_args : dict, optional
+        Arguments of the backend's writer.
     metadata : dict, optional
         For plugins.
     """
@@ -42,37 +69,42 @@ class TableDataset(FileDataset):
         *,
         filepath: str,
         file_format: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, Any] | None = None,
+        on_bad_rows: Literal["fail", "drop"] = "fail",
+        if_missing: str | None = None,
         connection: dict[str, Any] | None = None,
         load_args: dict[str, Any] | None = None,
         save_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        suffix = PurePosixPath(filepath).suffix.removeprefix(".")
-        if file_format is None and suffix not in ("csv", "parquet"):
+        plain = PurePosixPath(filepath.removesuffix(".gz"))
+        file_format = file_format or SUFFIXES.get(plain.suffix)
+        if file_format not in SUFFIXES.values():
             raise DatasetError(
-                f"{filepath} ends neither in .csv nor in .parquet: say what it is by "
-                f"`file_format` in the catalog."
+                f"{filepath} ends in none of {', '.join(SUFFIXES)}: say by "
+                f"`file_format` in the catalog whether it is csv, json or parquet."
+            )
+        if on_bad_rows not in ("fail", "drop"):
+            raise DatasetError(
+                f"on_bad_rows is {on_bad_rows!r}: write `fail` or `drop`."
+            )
+        if on_bad_rows == "drop" and file_format not in records.FORMATS:
+            raise DatasetError(
+                f"on_bad_rows is for text files, and {filepath} is {file_format}: "
+                f"leave it out."
             )
         super().__init__(
             filepath=filepath,
-            file_format=file_format or suffix,
+            file_format=file_format,
             connection=connection,
             load_args=load_args,
             save_args=save_args,
             metadata=metadata,
         )
-        if (
-            self._file_format == "csv"
-            and self._connection_config["backend"] == "duckdb"
-        ):
-            # Types guessed from the first rows break, or spoil ids, on later ones; a
-            # separator guessed for a file with a bad row makes one column of it.
-            self._load_args.setdefault("sample_size", -1)
-            self._load_args.setdefault("header", True)
-            if "sep" not in self._load_args:
-                self._load_args.setdefault("delim", ",")
-        self._columns = columns
+        self._columns = None if columns is None else column_map(columns)
+        self._on_bad_rows = on_bad_rows
+        self._if_missing = if_missing
+        self._converted: tuple[Any, Path] | None = None
 
     @property
     def _connection(self) -> Any:
@@ -89,41 +121,73 @@ class TableDataset(FileDataset):
         Raises
         ------
         DatasetError
-            If the file or one of `columns` is missing, or DuckDB cannot read the file.
+            If the file or one of `columns` is missing, if it cannot be read, or if it
+            has bad rows and is not to go without them.
         """
-        import duckdb
-
         path = self._describe()["filepath"]
         if not self._exists():
-            raise DatasetError(
-                f"{path} does not exist: run the pipeline that makes it, or correct "
-                f"`filepath` in the catalog."
+            way_out = self._if_missing or (
+                "run the pipeline that makes it, or correct `filepath` in the catalog"
             )
-        # Not the parent's `load`, which wraps what the engine says.
-        read = getattr(self.connection, f"read_{self._file_format}")
-        try:
-            table = read(path, **self._load_args)
-        except duckdb.Error as error:
-            said = str(error).splitlines()[0]
-            if self._file_format != "csv":
-                raise DatasetError(
-                    f"{path} cannot be read ({said}): put a whole file in its place, "
-                    f"or run the pipeline that makes it."
-                ) from None
+            raise DatasetError(f"{path} does not exist: {way_out}.")
+        columns = self._columns or {}
+        if self._file_format in records.FORMATS:
+            written = self.connection.read_parquet(str(self._as_parquet(path)))
+            return in_seconds(records.good_rows(written), columns)
+        table = self._read_parquet(path)
+        if absent := missing(table, columns):
             raise DatasetError(
-                f"{path} cannot be read ({_bad_line(path, self._load_args) or said}): "
-                f"mend the file, or say how it is written by `load_args` in the "
-                f"catalog, such as `encoding: latin-1` or `delim: ';'`."
-            ) from None
-        if self._columns is None:
-            return table
-        missing = [name for name in self._columns.values() if name not in table.columns]
-        if missing:
-            raise DatasetError(
-                f"{path} has no column {', '.join(missing)} (it has "
+                f"{path} has no column {', '.join(absent)} (it has "
                 f"{', '.join(table.columns)}): correct `columns` in the catalog."
             )
-        return table.select(**self._columns)
+        return in_seconds(select(table, columns), columns) if columns else table
+
+    def _read_parquet(self, path: str) -> ir.Table:
+        import duckdb
+
+        # Not the parent's `load`, which wraps what the engine says.
+        try:
+            return self.connection.read_parquet(path, **self._load_args)
+        except duckdb.Error as error:
+            said = str(error).splitlines()[0]
+            raise DatasetError(
+                f"{path} cannot be read ({said}): put a whole file in its place, "
+                f"or run the pipeline that makes it."
+            ) from None
+
+    def _as_parquet(self, path: str) -> Path:
+        """Return what a text file became, made anew if the file is another."""
+        stat = None if self._fs_prefix else Path(path).stat()
+        marks = stat and (stat.st_size, stat.st_mtime_ns)
+        if marks is not None and self._converted and self._converted[0] == marks:
+            return self._converted[1]
+        target = _scratch() / f"{uuid4().hex}.parquet"
+        config = self._connection_config
+        of_duckdb = config if config["backend"] == "duckdb" else {}
+        apart = ("backend", "database", "read_only")
+        settings = {name: of_duckdb[name] for name in of_duckdb if name not in apart}
+        form = (self._file_format, self._columns, self._load_args)
+        done = records.to_parquet(path, target, *form, settings)
+        self._report(path, done)
+        self._converted = (marks, target)
+        return target
+
+    def _report(self, path: str, done: records.Converted) -> None:
+        """Raise or list what was bad."""
+        n_bad = len(done.bad)
+        table = f"{path}.bad_rows.csv"
+        if self._on_bad_rows == "fail" or n_bad == done.rows:
+            if n_bad:
+                raise DatasetError(_complaint(path, done))
+            return
+        if self._fs_prefix:
+            done.bad.to_csv(table, index=False)
+        else:
+            with replacing(Path(table)) as new:
+                done.bad.to_csv(new, index=False)
+        if n_bad:
+            told = (path, f"{n_bad:,}", f"{done.rows:,}", table)
+            logger.warning("%s: left out %s bad rows of %s, listed in %s", *told)
 
     def save(self, data: ir.Table) -> None:
         """Write the table, replacing the file as a whole."""
@@ -148,24 +212,20 @@ class TableDataset(FileDataset):
         )
 
 
-def _bad_line(path: str, load_args: dict[str, Any]) -> str | None:
-    """Say what is wrong with the first bad line of a CSV file that DuckDB refused.
+def _complaint(path: str, done: records.Converted) -> str:
+    first = [f"line {row.line} ({row.reason})" for row in done.bad[:3].itertuples()]
+    rows = "1 bad row" if len(done.bad) == 1 else f"{len(done.bad):,} bad rows"
+    return (
+        f"{path} has {rows} of {done.rows:,}, such as {', '.join(first)}: mend them, say "
+        f"by `load_args` in the catalog how the file is written, such as `encoding: "
+        f"latin-1` or `sep: ';'`, or leave them out by `on_bad_rows: drop`."
+    )
 
-    It often refuses a whole file without saying which line it stumbled over.
-    """
-    import duckdb
-    import ibis
 
-    engine = ibis.duckdb.connect()
-    try:
-        table = engine.read_csv(path, **{**load_args, "store_rejects": True})
-        # A line is looked at only as far as its columns are needed.
-        table.aggregate(table[column].max() for column in table.columns).execute()
-    except duckdb.Error:
-        # Not a line was wrong but an argument, and DuckDB had named it.
-        return None
-    first = engine.raw_sql(
-        "SELECT line, error_message FROM reject_errors "
-        "ORDER BY line, column_idx DESC LIMIT 1"
-    ).fetchone()
-    return first and f"line {first[0]}: {first[1].rstrip('.')}"
+@functools.cache
+def _scratch() -> Path:
+    """Return a folder of this process, which goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="minirec-"))
+    # Not by `atexit`, which does nothing in the processes of ParallelRunner.
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=0)
+    return folder

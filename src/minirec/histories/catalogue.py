@@ -1,11 +1,9 @@
 """The items that can be recommended."""
 
-import ibis
 import ibis.expr.types as ir
 from ibis import _
 
 from minirec.columns import (
-    DESCRIPTION,
     ITEM_ID,
     POPULARITY,
     SPLIT,
@@ -14,6 +12,7 @@ from minirec.columns import (
     TRAIN,
 )
 from minirec.errors import InputError
+from minirec.histories.text import item_text
 
 
 def popularity(interactions: ir.Table) -> ir.Table:
@@ -34,34 +33,36 @@ def popularity(interactions: ir.Table) -> ir.Table:
     )
 
 
-def catalogue(items: ir.Table, interactions: ir.Table) -> ir.Table:
+def catalogue(
+    items: ir.Table,
+    interactions: ir.Table,
+    template: str = "{title}. {description}",
+) -> ir.Table:
     """Describe the items that have interactions, in ascending order of id.
 
     Parameters
     ----------
     items : ibis.Table
-        ``item_id``, ``title`` and ``description``, one row an item.
+        ``item_id``, ``title`` and what the template names, one row an item.
     interactions : ibis.Table
         At least ``item_id`` and ``split``.
+    template : str
+        Of the text, as `item_text` takes it.
 
     Returns
     -------
     ibis.Table
-        ``item_id``, ``title``, ``text`` (the title, with the description behind it if
-        there is one) and ``popularity``.
+        ``item_id``, ``title``, ``text`` and ``popularity``.
 
     Raises
     ------
     InputError
-        If an item has no title or there are fewer than two items.
+        If an item has no title, the template cannot be used, or there are fewer than
+        two items.
     """
-    described = ibis.cases(
-        (_[DESCRIPTION].notnull(), _[TITLE] + ". " + _[DESCRIPTION]), else_=_[TITLE]
-    )
     known = (
         popularity(interactions)
-        .left_join(items, ITEM_ID)
-        .mutate(**{TEXT: described})
+        .left_join(items.mutate(**{TEXT: item_text(items, template)}), ITEM_ID)
         .select(ITEM_ID, TITLE, TEXT, POPULARITY)
         .order_by(ITEM_ID)
     )

@@ -1,10 +1,10 @@
 """Which interactions train, validate and test."""
 
+import math
 from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
-import numpy as np
 from ibis import _
 
 from minirec.columns import (
@@ -21,19 +21,51 @@ from minirec.errors import InputError
 
 Method = Literal["leave_last_out", "time"]
 
+# how finely a look at all timestamps tells them apart
+BINS = 4096
+
 
 def order_and_split(
     interactions: ir.Table, method: Method, valid: float, test: float
 ) -> ir.Table:
     """Place each interaction within its user's history and in a split.
 
+    Parameters and errors are those of `in_order` and `split`.
+    """
+    return split(in_order(interactions), method, valid, test)
+
+
+def in_order(interactions: ir.Table) -> ir.Table:
+    """Place each interaction within its user's history.
+
     Equal timestamps of a user are ordered by item id.
 
     Parameters
     ----------
     interactions : ibis.Table
-        At least ``user_id``, ``item_id`` and ``timestamp``, a user and item at most
-        once.
+        At least ``user_id``, ``item_id`` (ids or numbers) and ``timestamp``, a user
+        and item at most once.
+
+    Returns
+    -------
+    ibis.Table
+        The rows with ``position`` (int64, from 0 within the user), held in the
+        engine's temporary storage.
+    """
+    by_time = ibis.window(group_by=USER_ID, order_by=[TIMESTAMP, ITEM_ID])
+    # Spark's row numbers are int32, which Ibis does not know.
+    position = ibis.row_number().over(by_time).cast("int32").cast("int64")
+    # Stored, since what comes next needs memory for itself.
+    return interactions.mutate(**{POSITION: position}).cache()
+
+
+def split(ordered: ir.Table, method: Method, valid: float, test: float) -> ir.Table:
+    """Say of each interaction which split it is in.
+
+    Parameters
+    ----------
+    ordered : ibis.Table
+        At least ``user_id``, ``item_id``, ``timestamp`` and ``position``.
     method : {"leave_last_out", "time"}
         ``leave_last_out``: each user's last interaction tests, the one before
         validates, all earlier ones train. ``time``: over all users in the order of
@@ -45,17 +77,13 @@ def order_and_split(
     Returns
     -------
     ibis.Table
-        The rows with ``position`` (int64, from 0 within the user) and ``split``.
+        The rows with ``split``.
 
     Raises
     ------
     InputError
         If a share is out of range or a split is left without interactions.
     """
-    by_time = ibis.window(group_by=USER_ID, order_by=[TIMESTAMP, ITEM_ID])
-    ordered = interactions.mutate(
-        **{POSITION: ibis.row_number().over(by_time).cast("int64")}
-    )
     if method == "leave_last_out":
         return _leave_last_out(ordered)
     return _by_time(ordered, valid, test)
@@ -69,9 +97,11 @@ def _leave_last_out(ordered: ir.Table) -> ir.Table:
             f"or more, but the largest has {longest}: add interactions or choose "
             f"`time`."
         )
-    n_after = _.count().over(ibis.window(group_by=USER_ID)) - 1 - _[POSITION]
-    split = ibis.cases((_.n_after == 0, TEST), (_.n_after == 1, VALID), else_=TRAIN)
-    return ordered.mutate(n_after=n_after).mutate(**{SPLIT: split}).drop("n_after")
+    last = ordered.group_by(USER_ID).aggregate(last=_[POSITION].max())
+    split = ibis.cases(
+        (_[POSITION] == _.last, TEST), (_[POSITION] == _.last - 1, VALID), else_=TRAIN
+    )
+    return ordered.inner_join(last, USER_ID).mutate(**{SPLIT: split}).drop("last")
 
 
 def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
@@ -85,10 +115,7 @@ def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
             f"preprocess.split.valid + preprocess.split.test = {valid + test} leaves "
             f"nothing to train on: lower them below 1 together."
         )
-    moments = (
-        ordered.group_by(TIMESTAMP).aggregate(n=_.count()).order_by(TIMESTAMP).execute()
-    )
-    rows = int(moments["n"].sum())
+    rows = int(ordered.count().execute())
     n_valid, n_test = round(valid * rows), round(test * rows)
     n_train = rows - n_valid - n_test
     for name, n in (("valid", n_valid), ("test", n_test), ("train", n_train)):
@@ -97,26 +124,46 @@ def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
                 f"preprocess.split with valid = {valid} and test = {test} leaves no "
                 f"{name} interaction of {rows}: change the shares or add interactions."
             )
-    # The counts of each moment find the two cuts, so only ties have to be ranked:
-    # no engine has to sort the whole table.
-    ends = moments["n"].cumsum().to_numpy()
-
-    def before(cut: int) -> ir.BooleanColumn:
-        moment = int(np.searchsorted(ends, cut, side="right"))
-        # As text, since engines read a literal number as a decimal, rounded.
-        exact = repr(float(moments[TIMESTAMP][moment]))
-        timestamp = ibis.literal(exact).cast("float64")
-        ties_before = cut - int(ends[moment] - moments["n"][moment])
-        return (_[TIMESTAMP] < timestamp) | (
-            (_[TIMESTAMP] == timestamp) & (_.tie < ties_before)
-        )
-
-    ties = ibis.window(group_by=TIMESTAMP, order_by=[USER_ID, ITEM_ID])
     split = ibis.cases(
-        (before(n_train), TRAIN), (before(n_train + n_valid), VALID), else_=TEST
+        (_before_row(ordered, n_train), TRAIN),
+        (_before_row(ordered, n_train + n_valid), VALID),
+        else_=TEST,
     )
-    return (
-        ordered.mutate(tie=ibis.row_number().over(ties))
-        .mutate(**{SPLIT: split})
-        .drop("tie")
+    return ordered.mutate(**{SPLIT: split})
+
+
+def _before_row(interactions: ir.Table, row: int) -> ir.BooleanValue:
+    """Say which interactions come before row number `row` of all in order of time.
+
+    The bin of the timestamps that holds the row is counted in finer bins until it is
+    one moment, so that no engine has to sort more than the ties of that moment.
+    """
+    time, user, item = (interactions[name] for name in (TIMESTAMP, USER_ID, ITEM_ID))
+    low, high = -math.inf, math.inf
+    bins = interactions.aggregate(n=_.count(), low=time.min(), high=time.max())
+    while low < high:
+        found = bins.execute()
+        ends = found["n"].cumsum()
+        place = ends.searchsorted(row, side="right")
+        row -= int(ends[place] - found["n"][place])
+        low, high = float(found["low"][place]), float(found["high"][place])
+        share = (time - _exact(low)) / _exact(high - low)
+        bins = (
+            interactions.filter(time.between(_exact(low), _exact(high)))
+            .group_by(bin=(share * BINS).floor())
+            .aggregate(n=_.count(), low=time.min(), high=time.max())
+            .order_by("bin")
+        )
+    place = ibis.row_number().over(order_by=[USER_ID, ITEM_ID])
+    ties = interactions.filter(time == _exact(low)).mutate(place=place)
+    first = ties.filter(_.place == row).select(USER_ID, ITEM_ID).to_pyarrow()
+    ((user_id, item_id),) = (tuple(found.values()) for found in first.to_pylist())
+    return (time < _exact(low)) | (
+        (time == _exact(low))
+        & ((user < user_id) | ((user == user_id) & (item < item_id)))
     )
+
+
+def _exact(number: float) -> ir.FloatingScalar:
+    """Return a literal; as text, since engines read a number as a decimal, rounded."""
+    return ibis.literal(repr(number)).cast("float64")

@@ -38,17 +38,25 @@ def windows(interactions: ir.Table, window: int) -> ir.Table:
         ``history_item_id`` (the last `window` items before the target, oldest first)
         and ``split`` (of the target).
     """
-    past = ibis.window(group_by=USER_ID, order_by=POSITION, preceding=(window, 1))
-    order = ibis.window(order_by=[USER_ID, POSITION])
+    sizes = interactions.group_by(USER_ID).aggregate(n=_.count()).filter(_.n > 1)
+    before = ibis.window(order_by=USER_ID, preceding=(None, 1))
+    # The id of the user's first sample, so that no engine has to sort all samples;
+    # DuckDB's sums of int64 are int128.
+    first = (_.n - 1).cast("float64").sum().over(before).fill_null(0)
+    users = sizes.select(USER_ID, first=first.cast("int64"))
+    in_order = ibis.window(group_by="first", order_by=POSITION)
+    # Engines shift columns faster than they collect moving frames.
+    past = [_[ITEM_ID].lag(back).over(in_order) for back in range(window, 0, -1)]
     return (
-        interactions.mutate(
+        interactions.inner_join(users, USER_ID)
+        .mutate(
             **{
+                SAMPLE_ID: (_.first + _[POSITION] - 1).cast("int64"),
                 TARGET_ITEM_ID: _[ITEM_ID],
-                HISTORY_ITEM_ID: _[ITEM_ID].collect().over(past),
+                HISTORY_ITEM_ID: ibis.array(past).filter(lambda item: item.notnull()),
             }
         )
         .filter(_[POSITION] > 0)
-        .mutate(**{SAMPLE_ID: ibis.row_number().over(order).cast("int64")})
         .select(
             SAMPLE_ID,
             USER_ID,

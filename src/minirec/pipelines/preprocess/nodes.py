@@ -24,9 +24,10 @@ from minirec.columns import (
     USER_ID,
 )
 from minirec.histories.catalogue import catalogue
-from minirec.histories.clean import clean_interactions, clean_items
+from minirec.histories.clean import clean_items
 from minirec.histories.events import history_events
-from minirec.histories.k_core import k_core
+from minirec.histories.ids import to_ids
+from minirec.histories.prepare import prepare
 from minirec.histories.splits import order_and_split
 from minirec.histories.windows import draw_pool, seen_items, windows
 from minirec.pipelines.preprocess.params import PoolParams, SplitParams
@@ -48,9 +49,9 @@ def prepare_interactions(
     raw_interactions: ir.Table, k: int, split: SplitParams
 ) -> ir.Table:
     """Clean the interactions, keep their k-core and say which split each is in."""
-    core = k_core(clean_interactions(raw_interactions), k)
+    core, numbers = prepare(raw_interactions, k)
     interactions = order_and_split(core, split.method, split.valid, split.test)
-    return interactions.order_by([USER_ID, POSITION])
+    return to_ids(interactions, numbers)
 
 
 def prepare_items(raw_items: ir.Table, interactions: ir.Table) -> pd.DataFrame:
