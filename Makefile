@@ -2,6 +2,7 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint viz clean-data
@@ -15,10 +16,10 @@ setup: $(READY) ## Make .venv and install the pinned requirements; once
 run: $(READY) ## Run every pipeline on the embedded default and print the result
 	@$(BIN)/kedro run
 
-test: $(READY) ## Run every test
+test: $(DEV) ## Run every test
 	@$(BIN)/pytest
 
-lint: $(READY) ## Check style, format and types
+lint: $(DEV) ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -28,7 +29,7 @@ viz: $(READY) ## Open the pipelines, tables and figures in the browser
 
 clean-data: ## Delete what runs have made, but not what was downloaded (data/01_raw)
 	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
-	@rm -rf data/test
+	@rm -rf $(patsubst conf/%/globals.yml,data/%,$(wildcard conf/*/globals.yml))
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
@@ -40,3 +41,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  --no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+$(DEV): $(READY) requirements-dev.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.lock
+	@touch $(DEV)

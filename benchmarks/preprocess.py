@@ -1,9 +1,9 @@
 """Measure how fast histories are prepared, beside the same steps in other libraries.
 
 ``python benchmarks/preprocess.py`` makes interactions whose users and items follow a
-power law, and takes them from a Parquet file to Parquet files: clean, deduplicate,
-filter by rating and date, k-core, order, split in both ways, windows, popularity. The
-project's own functions do it on DuckDB, with the connection of conf/base/globals.yml;
+power law, and takes them from Parquet files to Parquet files: clean, deduplicate,
+filter by rating and date, k-core, order, split in both ways, windows, leakage report,
+and items with their text and popularity. The project's own functions do it on DuckDB, with the connection of conf/base/globals.yml;
 plain pandas and Polars do it beside them, up to 10 million rows. At a small size the
 files of all three must be equal. Each run is a process of its own; seconds count from
 when its libraries are imported. It prints the median of the runs as a table and, as its
@@ -37,7 +37,12 @@ K, WINDOW, MIN_RATING = 5, 10, 4
 SINCE, UNTIL = date(2002, 8, 22), date(2020, 9, 13)
 VALID, TEST = 0.1, 0.1
 LEAVE_LAST_OUT, TIME = "leave_last_out.parquet", "time.parquet"
-SAMPLES, POPULARITY = "samples.parquet", "popularity.parquet"
+SAMPLES, LEAKAGE, CATALOGUE = "samples.parquet", "leakage.parquet", "items.parquet"
+OUTPUTS = (LEAVE_LAST_OUT, TIME, SAMPLES, LEAKAGE, CATALOGUE)
+STEPS = ("prepare", "split", "windows", "leakage", "items")
+TEXT = "{title}. {description}"
+PARTING_TAG = r"(?i)</?(br|p|div|ul|ol|li|table|tr|td|h[1-6])\b[^<>]*>"
+TAG = "</?[A-Za-z][^<>]*>"
 
 CHECKED = 100_000  # rows at which all engines' files are compared
 LARGEST = 10_000_000  # rows beyond which DuckDB runs alone
@@ -89,6 +94,18 @@ def make(rows: int, path: Path, spill: Path) -> None:
     user, item = ibis.literal("A") + code[USER], ibis.literal("B") + code[ITEM]
     table(path, spill).save(drawn.mutate(**{USER: user[:28], ITEM: item[:10]}))
     numbers.unlink()
+    ids = table(path, spill).load().select(ITEM).distinct()
+    # some words of spaces and tags to clean, and none for every fourth description
+    named = ids.mutate(title=ibis.literal("The  Silent <i>Harbour</i> of ") + ids[ITEM])
+    told = ibis.ifelse(
+        ids[ITEM][1:2] < "4", None, ibis.literal(" Drama,\n") + ids[ITEM]
+    )
+    table(items_of(path), spill).save(named.mutate(description=told))
+
+
+def items_of(raw: Path) -> Path:
+    """Return where the items of a file of interactions lie."""
+    return raw.with_suffix(".items.parquet")
 
 
 def power_law(rng: np.random.Generator, ids: int, n: int) -> np.ndarray:
@@ -101,16 +118,15 @@ def power_law(rng: np.random.Generator, ids: int, n: int) -> np.ndarray:
 
 def on_duckdb(raw: Path, out: Path, spill: Path) -> Iterator[str]:
     """Take the steps as the project does; tell the name of each when it is done."""
-    from minirec.histories.catalogue import popularity
+    from minirec.histories.catalogue import catalogue
+    from minirec.histories.clean import clean_items
     from minirec.histories.ids import to_ids
+    from minirec.histories.leakage import leakage
     from minirec.histories.prepare import prepare
     from minirec.histories.splits import in_order, split
     from minirec.histories.windows import windows
 
-    files = {
-        name: table(out / name, spill)
-        for name in (LEAVE_LAST_OUT, TIME, SAMPLES, POPULARITY)
-    }
+    files = {name: table(out / name, spill) for name in OUTPUTS}
     yield "import"
     loaded = table(raw, spill).load()
     core, numbers = prepare(loaded, K, MIN_RATING, SINCE, UNTIL)
@@ -125,8 +141,11 @@ def on_duckdb(raw: Path, out: Path, spill: Path) -> Iterator[str]:
     interactions = files[LEAVE_LAST_OUT].load()
     files[SAMPLES].save(windows(interactions, WINDOW).order_by("sample_id"))
     yield "windows"
-    files[POPULARITY].save(popularity(interactions).order_by(ITEM))
-    yield "popularity"
+    files[LEAKAGE].save(leakage(files[SAMPLES].load()).order_by("split"))
+    yield "leakage"
+    items = clean_items(table(items_of(raw), spill).load(), interactions)
+    files[CATALOGUE].save(catalogue(items, interactions, TEXT))
+    yield "items"
 
 
 def on_pandas(raw: Path, out: Path, spill: Path) -> Iterator[str]:
@@ -179,10 +198,40 @@ def on_pandas(raw: Path, out: Path, spill: Path) -> Iterator[str]:
     samples.insert(0, "sample_id", np.arange(len(samples)))
     samples.to_parquet(out / SAMPLES, index=False)
     yield "windows"
+    samples = pd.read_parquet(out / SAMPLES)
+    of_train = samples["split"] == "train"
+    others = samples.loc[~of_train, [USER, "timestamp", "target_item_id", "split"]]
+    train = samples[of_train].set_index(USER)
+    past = train["history_item_id"].explode()
+    held = pd.concat([past, train["target_item_id"]]).rename(ITEM).reset_index()
+    held = held.drop_duplicates()
+    others = others.rename(columns={"target_item_id": ITEM})
+    others["early_targets"] = others["timestamp"] < train["timestamp"].max()
+    others["new_targets"] = ~others[ITEM].isin(held[ITEM].unique())
+    others = others.merge(held.assign(seen_targets=1), "left", [USER, ITEM])
+    told = others.groupby("split").agg(
+        samples=("split", "size"),
+        seen_targets=("seen_targets", "count"),
+        early_targets=("early_targets", "sum"),
+        new_targets=("new_targets", "sum"),
+    )
+    told.reset_index().to_parquet(out / LEAKAGE)
+    yield "leakage"
+    items = pd.read_parquet(items_of(raw))
+    for name in ("title", "description"):
+        text = items[name].str.replace(PARTING_TAG, " ", regex=True)
+        text = text.str.replace(TAG, "", regex=True)
+        items[name] = text.str.replace(r"\s+", " ", regex=True).str.strip()
+    titles = items.groupby(ITEM)["title"]
+    assert (titles.min() == titles.max()).all()
+    told = items["title"] + ". " + items["description"]
+    items["text"] = told.fillna(items["title"])
     train = interactions["split"] == "train"
     counts = train.groupby(interactions[ITEM]).sum().rename("popularity")
-    counts.reset_index().to_parquet(out / POPULARITY)
-    yield "popularity"
+    items = counts.reset_index().merge(items, "left", ITEM)
+    assert items["title"].notna().all()
+    items[[ITEM, "title", "text", "popularity"]].to_parquet(out / CATALOGUE)
+    yield "items"
 
 
 def on_polars(raw: Path, out: Path, spill: Path) -> Iterator[str]:
@@ -250,10 +299,46 @@ def on_polars(raw: Path, out: Path, spill: Path) -> Iterator[str]:
         "split",
     ).write_parquet(out / SAMPLES, compression="snappy")
     yield "windows"
-    interactions.group_by(ITEM).agg(
-        popularity=(pl.col("split") == "train").sum().cast(pl.Int64)
-    ).sort(ITEM).write_parquet(out / POPULARITY)
-    yield "popularity"
+    samples = pl.read_parquet(out / SAMPLES)
+    in_train, target = pl.col("split") == "train", pl.col("target_item_id")
+    train = samples.filter(in_train)
+    past = train.select(user, pl.col("history_item_id").alias(ITEM)).explode(ITEM)
+    held = pl.concat([past, train.select(user, target.alias(ITEM))]).unique()
+    known = held.select(ITEM).unique().with_columns(known=True)
+    others = samples.filter(~in_train).rename({"target_item_id": ITEM})
+    others.join(held.with_columns(seen=True), [USER, ITEM], "left").join(
+        known, ITEM, "left"
+    ).group_by("split").agg(
+        samples=pl.len().cast(pl.Int64),
+        seen_targets=pl.col("seen").count().cast(pl.Int64),
+        early_targets=(when < train["timestamp"].max()).sum().cast(pl.Int64),
+        new_targets=pl.col("known").null_count().cast(pl.Int64),
+    ).sort("split").write_parquet(out / LEAKAGE)
+    yield "leakage"
+    title, description = pl.col("title"), pl.col("description")
+    of_text = [
+        text.str.replace_all(PARTING_TAG, " ")
+        .str.replace_all(TAG, "")
+        .str.replace_all(r"\s+", " ")
+        .str.strip_chars()
+        for text in (title, description)
+    ]
+    items = pl.read_parquet(items_of(raw)).with_columns(of_text)
+    titles = items.group_by(ITEM).agg(title.n_unique())
+    assert (titles["title"] == 1).all()
+    told = title + pl.when(description.is_null()).then(pl.lit("")).otherwise(
+        ". " + description
+    )
+    items = (
+        interactions.group_by(ITEM)
+        .agg(popularity=(pl.col("split") == "train").sum().cast(pl.Int64))
+        .join(items, ITEM, "left")
+        .select(item, title, told.alias("text"), "popularity")
+        .sort(ITEM)
+    )
+    assert items["title"].null_count() == 0
+    items.write_parquet(out / CATALOGUE)
+    yield "items"
 
 
 ENGINES = {"duckdb": on_duckdb, "pandas": on_pandas, "polars": on_polars}
@@ -264,7 +349,7 @@ def differences(first: Path, second: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     differing = []
-    for name in (LEAVE_LAST_OUT, TIME, SAMPLES, POPULARITY):
+    for name in OUTPUTS:
         expected, found = pq.read_table(first / name), pq.read_table(second / name)
         # the types may differ in the width of offsets
         same = sorted(expected.column_names) == sorted(found.column_names) and (
@@ -378,21 +463,21 @@ def measure(
                 measured[name][n] = {key: median(f[key] for f in found) for key in keys}
                 click.echo(f"{n:,} rows on {name}: {measured[name][n]}", err=True)
         raw.unlink()
+        items_of(raw).unlink()
     return measured
 
 
 def markdown(measured: dict[str, dict[int, dict[str, Any]]]) -> str:
     """Return the measurements as a table."""
-    steps = ["prepare", "split", "windows", "popularity"]
     lines = [
-        "| rows | engine | seconds | rows/s | " + " | ".join(steps) + " "
+        "| rows | engine | seconds | rows/s | " + " | ".join(STEPS) + " "
         "| peak memory, GB | spilled, GB |",
-        "|" + "---:|---|" + "---:|" * (len(steps) + 4),
+        "|" + "---:|---|" + "---:|" * (len(STEPS) + 4),
     ]
     for n in measured["duckdb"]:
         for name in ENGINES:
             if found := measured[name].get(n):
-                each = " | ".join(f"{found[step]:.2f}" for step in steps)
+                each = " | ".join(f"{found[step]:.2f}" for step in STEPS)
                 lines.append(
                     f"| {n:,} | {name} | {found['seconds']:.2f} "
                     f"| {n / found['seconds']:,.0f} | {each} "

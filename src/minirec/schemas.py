@@ -52,6 +52,21 @@ class Items(pa.DataFrameModel):
     popularity: Series[int] = pa.Field(ge=0, description="train interactions")
 
 
+class Leakage(pa.DataFrameModel):
+    """What training knows of the targets of a split; the counts are of its samples."""
+
+    split: Series[str] = pa.Field(isin=["valid", "test"], unique=True)
+    samples: Series[int] = pa.Field(ge=1)
+    seen_targets: Series[int] = pa.Field(
+        ge=0,
+        description="the user trains on the same item: 0 unless something is wrong",
+    )
+    early_targets: Series[int] = pa.Field(
+        ge=0, description="older than the last target of training: 0 if split by time"
+    )
+    new_targets: Series[int] = pa.Field(ge=0, description="training has no such item")
+
+
 class Prompts(pa.DataFrameModel):
     """One next-item task each: what the policy reads and what the user chose."""
 

@@ -110,6 +110,19 @@ def test_a_block_that_writes_nothing_leaves_the_folder(tmp_path):
     assert names(path) == ["old"]
 
 
+def test_a_file_and_a_folder_replace_each_other_if_allowed(tmp_path):
+    path = tmp_path / "either"
+    path.touch()
+    with replacing(path, any_kind=True) as written:
+        written.mkdir()
+        (written / "new").touch()
+    assert names(path) == ["new"]
+    with replacing(path, any_kind=True) as written:
+        written.write_text("new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["either"]
+
+
 def test_a_file_does_not_replace_a_folder(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()

@@ -403,3 +403,62 @@ def test_an_argument_that_the_reader_does_not_know_is_named(read):
     said = refused(read, "item_id\n1\n", load_args={"delimit": ";"})
     assert '(Binder Error: Invalid named parameter "delimit"' in said
     assert "say by `load_args` in the catalog how it is written" in said
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({}, "timestamp '1588687728923' lies in the future: is its unit not s?"),
+        (
+            {"columns": {"timestamp": {"from": "timestamp", "unit": "ms"}}},
+            "timestamp '95886877289230000' lies in the future: is its unit not ms?",
+        ),
+    ],
+)
+def test_a_time_in_the_future_asks_for_its_unit(read, entry, reason):
+    late = "95886877289230000" if entry else "1588687728923"
+    said = refused(read, f"timestamp\n{late}\n1588687\n", **entry)
+    assert f"1 bad row of 2, such as line 2 ({reason}): mend them" in said
+
+
+def test_a_date_in_the_future_is_a_bad_row(read):
+    rows, bad = read(
+        "timestamp\n2024-01-02\n2424-01-02\n",
+        on_bad_rows="drop",
+    )
+    assert rows == {"timestamp": [pd.Timestamp("2024-01-02")]}
+    assert bad == [[3, "timestamp '2424-01-02' lies in the future", "2424-01-02"]]
+
+
+TWO_TITLES = (
+    "item_id,title,year\n"
+    "x,Up,2009\n"
+    "y,Big,1988\n"
+    "x,Heat,1995\n"
+    "y, Big  ,1988\n"
+    "x,,\n"
+    "x,Alien,1979\n"
+)
+
+
+def test_rows_that_give_an_item_another_title_are_bad(read):
+    said = refused(read, TWO_TITLES)
+    assert (
+        "2 bad rows of 6, such as line 4 (item_id 'x' has the title 'Up' above), line "
+        "7 (item_id 'x' has the title 'Up' above): mend them" in said
+    )
+
+
+def test_of_two_titles_the_first_stays(read):
+    rows, bad = read(TWO_TITLES, on_bad_rows="drop")
+    assert rows["item_id"] == ["x", "y", "y", "x"]
+    assert rows["title"] == ["Up", "Big", " Big  ", None]
+    assert rows["year"] == ["2009", "1988", "1988", None]
+    reason = "item_id 'x' has the title 'Up' above"
+    assert bad == [[4, reason, "x, Heat, 1995"], [7, reason, "x, Alien, 1979"]]
+
+
+def test_an_item_that_events_name_again_keeps_its_title(read):
+    content = "user_id,item_id,title,timestamp\na,x,Up,1\nb,x,Up,2\n"
+    rows, _ = read(content)
+    assert rows["title"] == ["Up", "Up"]

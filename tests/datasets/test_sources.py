@@ -2,12 +2,17 @@
 
 import gzip
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, DatasetError
+from omegaconf import OmegaConf
 
 from minirec.settings import CONFIG_LOADER_ARGS
 
@@ -16,6 +21,7 @@ RAW = ("raw_interactions", "raw_items")
 
 LONG = "How Twenty Words or More Fit into the Title of One Film That Nobody Has Ever Seen to Its Very End (1999)"
 HTML = "Rock &amp; Roll <b>Strings</b>, 10&#34;"
+PLAIN = 'Rock & Roll Strings, 10"'
 EMOJI = 'Kazoo 🎶 "Loud|Proud", 2::1 \u2019s best'
 
 
@@ -35,8 +41,10 @@ MOVIELENS_100K = {
         b"196\t377\t1\t878887116\n"
         b"196\t302\t4\t881250949\n"
         b"186\t302\t3\t891717742\n"
+        b"196\t51\t5\t875071561\n"
     ),
     "ml-100k/u.item": (
+        f"51|Legends of the Fall (1994)|01-Jan-1994||http://us.imdb.com/M|{flags(8)}\n"
         "242|Kolya (1996)|24-Jan-1997||http://us.imdb.com/M/title-exact?Kolya%20(1996)"
         f"|{flags(5)}\n"
         f'302|"Misérables, Les" (1995)|01-Jan-1995||http://us.imdb.com/M|{flags(8)}\n'
@@ -50,8 +58,10 @@ MOVIELENS_1M = {
         b"196::377::1::878887116\n"
         b"196::302::4::881250949\n"
         b"186::302::3::891717742\n"
+        b"196::51::5::875071561\n"
     ),
     "ml-1m/movies.dat": (
+        "51::Legends of the Fall (1994)::Drama\n"
         "242::Kolya (1996)::Comedy\n"
         '302::"Misérables, Les" (1995)::Drama|Musical\n'
         f"377::{LONG}::Children's|Comedy\n"
@@ -65,9 +75,11 @@ MOVIELENS_32M = {
         b"196,377,1.0,878887116\r\n"
         b"196,302,4.0,881250949\r\n"
         b"186,302,3.0,891717742\r\n"
+        b"196,51,5.0,875071561\r\n"
     ),
     "ml-32m/movies.csv": (
         "\ufeffmovieId,title,genres\r\n"
+        "51,Legends of the Fall (1994),Drama\r\n"
         "242,Kolya (1996),Comedy\r\n"
         '302,"""Misérables, Les"" (1995)",Drama|Musical\r\n'
         f"377,{LONG},(no genres listed)\r\n"
@@ -81,9 +93,11 @@ RECBOLE = {
         b"196\t377\t1\t878887116\n"
         b"196\t302\t4\t881250949\n"
         b"186\t302\t3\t891717742\n"
+        b"196\t51\t5\t875071561\n"
     ),
     "recbole/ml-1m.item": (
         "item_id:token\tmovie_title:token_seq\trelease_year:token\tgenre:token_seq\n"
+        "51\tLegends of the Fall (1994)\t1994\tDrama\n"
         "242\tKolya (1996)\t1996\tComedy\n"
         '302\t"Misérables, Les" (1995)\t1995\tDrama Musical\n'
         f"377\t{LONG}\t\tChildren's Comedy\n"
@@ -95,8 +109,15 @@ MOVIES = [
     ("196", "377", 1.0, 878887116.0),
     ("196", "302", 4.0, 881250949.0),
     ("186", "302", 3.0, 891717742.0),
+    ("196", "51", 5.0, 875071561.0),
 ]
-TITLES = ["Kolya (1996)", '"Misérables, Les" (1995)', LONG]
+FILMS = ["242", "302", "377", "51"]
+TITLES = [
+    "Kolya (1996)",
+    '"Misérables, Les" (1995)',
+    LONG,
+    "Legends of the Fall (1994)",
+]
 
 META = lines(
     {
@@ -182,14 +203,17 @@ SOURCES = {
     "movielens-100k": (
         MOVIELENS_100K,
         MOVIES,
-        {"title": TITLES, "release_date": ["24-Jan-1997", "01-Jan-1995", None]},
+        {
+            "title": TITLES,
+            "release_date": ["24-Jan-1997", "01-Jan-1995", None, "01-Jan-1994"],
+        },
     ),
     "movielens-1m": (
         MOVIELENS_1M,
         MOVIES,
         {
             "title": TITLES,
-            "description": ["Comedy", "Drama|Musical", "Children's|Comedy"],
+            "description": ["Comedy", "Drama|Musical", "Children's|Comedy", "Drama"],
         },
     ),
     "movielens-32m": (
@@ -197,7 +221,7 @@ SOURCES = {
         MOVIES,
         {
             "title": TITLES,
-            "description": ["Comedy", "Drama|Musical", "(no genres listed)"],
+            "description": ["Comedy", "Drama|Musical", "(no genres listed)", "Drama"],
         },
     ),
     "recbole": (
@@ -205,7 +229,7 @@ SOURCES = {
         MOVIES,
         {
             "title": TITLES,
-            "description": ["Comedy", "Drama Musical", "Children's Comedy"],
+            "description": ["Comedy", "Drama Musical", "Children's Comedy", "Drama"],
         },
     ),
     "amazon-2023": (AMAZON, EVENTS, PRODUCTS),
@@ -222,8 +246,8 @@ def put(project, files):
 
 @pytest.fixture(params=["duckdb", "pyspark"])
 def connection(request):
-    if request.param == "pyspark":
-        pytest.importorskip("pyspark")
+    if request.param == "pyspark" and shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
     return {"backend": request.param}
 
 
@@ -251,7 +275,7 @@ def test_files_are_read_as_they_are_published(raw_tables, env):
     found = interactions.to_pyarrow().to_pandas()
     assert sorted(found.itertuples(index=False, name=None)) == sorted(events)
     assert found.columns.tolist() == ["user_id", "item_id", "rating", "timestamp"]
-    ids = PRODUCTS["item_id"] if "amazon" in env else ["242", "302", "377"]
+    ids = PRODUCTS["item_id"] if "amazon" in env else FILMS
     assert items.order_by("item_id").to_pyarrow().to_pydict() == {
         "item_id": ids,
         **columns,
@@ -266,18 +290,27 @@ def project(copy_project):
     return path
 
 
-@pytest.mark.parametrize("env", SOURCES)
-def test_an_environment_prepares_histories_and_items(project, kedro, env):
-    prepare = ("--pipelines", "preprocess", "--to-nodes", "prepare_items")
-    params = ("--params", "preprocess.k_core=1")
-    done = kedro(project, "run", "--env", env, *prepare, *params)
-    assert done.returncode == 0, done.stdout + done.stderr
+# all that few events allow, on a tiny model
+PARAMS = {
+    "preprocess.k_core": 1,
+    "preprocess.pool.train": 1,
+    "preprocess.pool.test": 1,
+    "score.proxy.prompts": 1,
+    "select.size": 1,
+    "select.curriculum.n_stages": 1,
+    "policy_model": "tests/fixtures/policy",
+}
 
-    tables = project / "data" / env / "02_intermediate"
-    interactions = pd.read_parquet(tables / "interactions.parquet")
+
+def check_tables(project, env):
+    """Check what the pipeline made of an environment's files."""
+    data = project / "data" / env
+    interactions = pd.read_parquet(data / "02_intermediate/interactions.parquet")
     # Equal times are ordered by item, and an event that is there twice counts once.
     histories = interactions.groupby("user_id")["item_id"].agg(list).to_dict()
-    items = pd.read_parquet(tables / "items.parquet")
+    items = pd.read_parquet(data / "02_intermediate/items.parquet")
+    prompts = pd.read_parquet(data / "03_primary/prompts.parquet")
+    assert prompts["split"].tolist() == ["train", "test"]
     if "amazon" in env:
         one, two, three, four = PRODUCTS["item_id"]
         assert histories == {
@@ -285,32 +318,60 @@ def test_an_environment_prepares_histories_and_items(project, kedro, env):
             "AGKASBHYZPGTEPO6LWZPVJWB2BVA": [four, one, two, three],
         }
         assert items["item_id"].tolist() == [one, two, three, four]
-        assert items["title"].tolist()[2:] == [LONG, "Tambourine"]
+        assert items["title"].tolist() == [PLAIN, EMOJI, LONG, "Tambourine"]
+        assert prompts["prompt"].str.contains("Which product should I buy next?").all()
     else:
-        assert histories == {"186": ["302"], "196": ["377", "242", "302"]}
-        assert items["item_id"].tolist() == ["242", "302", "377"]
+        assert histories == {"186": ["302"], "196": ["51", "377", "242", "302"]}
+        assert items["item_id"].tolist() == FILMS
         assert items["title"].tolist() == TITLES
+        assert prompts["prompt"].str.contains("Which movie should I watch next?").all()
 
 
-def test_amazon_s_prompt_speaks_of_products(project, kedro):
-    params = {
-        "preprocess.k_core": 1,
-        "preprocess.pool.train": 1,
-        "preprocess.pool.test": 1,
-        "score.proxy.prompts": 1,
-        "select.size": 1,
-        "select.curriculum.n_stages": 1,
-        "policy_model": "tests/fixtures/policy",
-    }
-    done = kedro(
-        project,
-        *("run", "--env", "amazon-2023", "--pipelines", "preprocess"),
-        *("--params", ",".join(f"{name}={value}" for name, value in params.items())),
+@pytest.mark.parametrize("env", SOURCES)
+def test_an_environment_makes_prompts_of_its_files(project, kedro, env):
+    params = ",".join(f"{name}={value}" for name, value in PARAMS.items())
+    args = ("--env", env, "--pipelines", "preprocess", "--params", params)
+    done = kedro(project, "run", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_tables(project, env)
+
+
+# in one process, since each has to start Spark
+ON_SPARK = """
+import sys
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+bootstrap_project(".")
+for env in sys.argv[1:]:
+    with KedroSession.create(env=env, runtime_params={params}) as session:
+        session.run(pipeline_names=["preprocess"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+def test_spark_makes_the_same_of_every_environment(copy_project):
+    project = copy_project()
+    on_spark = yaml.safe_load((project / "conf/spark/globals.yml").read_text())
+    on_spark["connection"]["spark.sql.shuffle.partitions"] = 1  # few rows
+    for env, (files, *_) in SOURCES.items():
+        put(project, files)
+        with (project / "conf" / env / "globals.yml").open("a") as globals_:
+            yaml.safe_dump(on_spark, globals_)
+    params = OmegaConf.create()
+    for name, value in PARAMS.items():
+        OmegaConf.update(params, name, value)
+    script = ON_SPARK.replace("{params}", repr(OmegaConf.to_container(params)))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *SOURCES],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    prompts = pd.read_parquet(project / "data/amazon-2023/03_primary/prompts.parquet")
-    assert len(prompts) == 2
-    assert prompts["prompt"].str.contains("Which product should I buy next?").all()
+    for env in SOURCES:
+        check_tables(project, env)
 
 
 @pytest.mark.parametrize(

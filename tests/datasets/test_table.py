@@ -2,8 +2,10 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ibis
+import pandas as pd
 import pytest
 from kedro.io import DatasetError
 from kedro_viz.api.rest.responses.utils import EnhancedORJSONResponse
@@ -214,3 +216,40 @@ def test_the_preview_is_what_kedro_viz_can_send(tmp_path):
     assert preview["columns"] == ["sample_id", "history", "when"]
     assert preview["data"][0][:2] == [0, ["x", "y"]]
     assert b"2024-01-02" in EnhancedORJSONResponse(preview).body
+
+
+def test_what_spark_wrote_is_read_and_replaced(tmp_path):
+    path = tmp_path / "table.parquet"
+    path.mkdir()
+    for part, ids in enumerate(([1, 2], [3])):
+        pd.DataFrame({"x": ids}).to_parquet(path / f"part-{part:05}.parquet")
+    (path / "_SUCCESS").touch()
+    dataset = TableDataset(filepath=str(path))
+    assert dataset.load().x.execute().tolist() == [1, 2, 3]
+    dataset.save(ibis.memtable({"x": [4]}))
+    assert path.is_file()
+    assert dataset.load().x.execute().tolist() == [4]
+
+
+def test_a_folder_of_anything_else_is_not_replaced(tmp_path):
+    (tmp_path / "table.parquet").mkdir()
+    dataset = TableDataset(filepath=str(tmp_path / "table.parquet"))
+    with pytest.raises(DatasetError, match="Is a directory"):
+        dataset.save(ibis.memtable({"x": [4]}))
+
+
+def test_each_connection_spills_to_a_folder_of_its_own(tmp_path):
+    def spills_to(**connection):
+        dataset = TableDataset(
+            filepath=str(tmp_path / "t.parquet"),
+            connection={"backend": "duckdb", **connection},
+        )
+        settings = dataset.connection.raw_sql(
+            "SELECT current_setting('temp_directory')"
+        )
+        return settings.fetchone()[0]
+
+    first, second = spills_to(), spills_to(memory_limit="1GB")
+    assert Path(first).parent == Path(second).parent
+    assert first != second
+    assert spills_to(temp_directory=str(tmp_path / "own")) == str(tmp_path / "own")

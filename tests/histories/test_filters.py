@@ -3,7 +3,12 @@ import datetime
 import ibis
 import pytest
 
-from minirec.histories.filters import deduplicate, filter_interactions
+from minirec.errors import InputError
+from minirec.histories.filters import (
+    deduplicate,
+    drop_untitled,
+    filter_interactions,
+)
 
 DAY = 86_400.0
 
@@ -78,3 +83,27 @@ def test_days_are_from_the_first_to_before_the_last(since, until, stay):
     days = [day and datetime.date.fromisoformat(day) for day in (since, until)]
     found = filter_interactions(table, None, *days)
     assert found.order_by("item_id").item_id.execute().tolist() == stay
+
+
+ITEMS = ibis.memtable(
+    {"item_id": [1, 2, 2, 3], "title": ["Up", None, "Big", " "]},
+    schema={"item_id": "int64", "title": "string"},
+)
+
+
+def test_interactions_with_untitled_items_go_and_are_counted(caplog):
+    table = interactions(
+        *(("a", item, None, 1.0) for item in ("1", "2", "3", "4")),
+        ("b", "3", None, 1.0),
+    )
+    assert rows(drop_untitled(table, ITEMS)) == [
+        ("a", "1", None, 1.0),
+        ("a", "2", None, 1.0),
+    ]
+    assert "left out 3 of 5 interactions: their items have no title" in caplog.text
+
+
+def test_ids_that_no_titled_item_has_are_an_error():
+    table = interactions(("a", "01", None, 1.0))
+    with pytest.raises(InputError, match="no title for any item of raw_interactions"):
+        drop_untitled(table, ITEMS)

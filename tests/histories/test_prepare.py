@@ -58,6 +58,17 @@ def test_a_repeat_does_not_take_the_place_of_an_earliest_that_is_filtered():
     assert prepared(events, 1, 4) == [("a", "y", 5.0, 3.0)]
 
 
+def test_items_without_a_title_do_not_count_for_the_core():
+    events = [(user, item, 5.0, 1.0) for user in "ab" for item in "xy"]
+    items = ibis.memtable({"item_id": ["x", "y"], "title": ["Up", ""]})
+    columns = ["user_id", "item_id", "rating", "timestamp"]
+    raw = ibis.memtable(pd.DataFrame(events, columns=columns))
+    with pytest.raises(InputError, match="k_core = 2 leaves nothing"):
+        prepare(raw, 2, items=items)
+    core, _ = prepare(raw, 1, items=items)
+    assert core.count().execute() == 2
+
+
 @settings(max_examples=25, deadline=None)
 @given(EVENTS, st.integers(1, 2), st.sampled_from([1.0, 4.0]))
 def test_it_is_deduplicated_then_filtered_then_cut_to_its_core(events, k, min_rating):

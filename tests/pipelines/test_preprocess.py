@@ -10,14 +10,18 @@ from minirec.datasets.files import HTMLDataset
 from minirec.pipelines.preprocess import create_pipeline, nodes
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.policy import prompts
-from minirec.schemas import Items
+from minirec.schemas import Items, Leakage
+
+FILTER = {"min_rating": None, "since": None, "until": None, "untitled": "fail"}
 
 
 def params(**changes):
     base = {
+        "filter": FILTER,
         "k_core": 2,
         "window": 2,
         "split": {"method": "leave_last_out", "valid": 0.1, "test": 0.1},
+        "item_text": "{title}. {description}",
         "pool": {"train": None, "test": 1},
     }
     return PreprocessParams.model_validate({**base, **changes})
@@ -28,32 +32,100 @@ def connection():
     return ibis.duckdb.connect()
 
 
+RAW_ITEMS = pd.DataFrame(
+    {
+        "item_id": [1, 2, 3, 4, 5],
+        "title": ["Up &amp; Away", "Big", "Heat", "Alien", "Jaws"],
+        "genre": ["Comedy", None, "Crime", None, None],
+    }
+)
+
+
+def prepared(raw, raw_items=RAW_ITEMS, **changes):
+    """Prepare interactions in an engine of their own."""
+    connection = ibis.duckdb.connect()
+    tables = [connection.create_table("raw", raw)]
+    tables.append(connection.create_table("items", raw_items))
+    given = params(filter={**FILTER, **changes})
+    return nodes.prepare_interactions(*tables, given.filter, 2, given.split).execute()
+
+
 @pytest.fixture
 def interactions(connection):
     """Two users who watched 1 to 4 in this order, and a third who watched 5."""
     raw = [(user, item, item) for user in ("a", "b") for item in (1, 2, 3, 4)]
     columns = ["user_id", "item_id", "timestamp"]
     table = pd.DataFrame([*raw, ("c", 5, 5)], columns=columns)
-    prepared = nodes.prepare_interactions(
-        connection.create_table("raw_interactions", table), 2, params().split
-    )
-    return connection.create_table("interactions", prepared)
+    return connection.create_table("interactions", prepared(table))
 
 
 @pytest.fixture
 def items(connection, interactions):
-    raw = {"item_id": [1, 2, 3, 4, 5], "title": ["Up", "Big", "Heat", "Alien", "Jaws"]}
-    table = connection.create_table("raw_items", pd.DataFrame(raw))
-    return nodes.prepare_items(table, interactions)
+    table = connection.create_table("raw_items", RAW_ITEMS)
+    return nodes.prepare_items(table, interactions, "{title} ({genre})")
 
 
 def test_items_are_those_of_the_interactions(items):
     assert Items.validate(items).to_dict("list") == {
         "item_id": ["1", "2", "3", "4"],
-        "title": ["Up", "Big", "Heat", "Alien"],
-        "text": ["Up", "Big", "Heat", "Alien"],
+        "title": ["Up & Away", "Big", "Heat", "Alien"],
+        "text": ["Up & Away (Comedy)", "Big", "Heat (Crime)", "Alien"],
         "popularity": [2, 2, 0, 0],
     }
+
+
+EVENTS = pd.DataFrame(
+    [
+        (user, item, 1.0 + item, 86_400.0 * item)
+        for user in ("a", "b")
+        for item in (1, 2, 3, 4)
+    ],
+    columns=["user_id", "item_id", "rating", "timestamp"],
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, ["1", "2", "3", "4"]),
+        ({"min_rating": 3}, ["2", "3", "4"]),
+        ({"since": "1970-01-03"}, ["2", "3", "4"]),
+        ({"until": "1970-01-05"}, ["1", "2", "3"]),
+    ],
+)
+def test_parameters_say_which_interactions_count(changes, left):
+    found = prepared(EVENTS, **changes)
+    assert found.groupby("user_id")["item_id"].agg(list).to_dict() == {
+        "a": left,
+        "b": left,
+    }
+
+
+def test_interactions_with_untitled_items_can_be_dropped():
+    items = RAW_ITEMS.assign(title=["Up", None, "Heat", "Alien", "Jaws"])
+    found = prepared(EVENTS, items, untitled="drop")
+    assert sorted(set(found["item_id"])) == ["1", "3", "4"]
+
+
+def test_days_between_which_none_lies_are_refused():
+    with pytest.raises(ValidationError, match=r"filter.since is 2020-01-02, and until"):
+        params(filter={**FILTER, "since": "2020-01-02", "until": "2020-01-02"})
+
+
+def test_leakage_is_counted_by_split(interactions):
+    samples = nodes.build_samples(interactions, 2)
+    found = Leakage.validate(nodes.report_leakage(samples))
+    # both users choose alike: their last items are nobody's to train on
+    assert found.to_dict("records") == [
+        {
+            "split": split,
+            "samples": 2,
+            "seen_targets": 0,
+            "early_targets": 0,
+            "new_targets": 2,
+        }
+        for split in ("test", "valid")
+    ]
 
 
 def test_the_pools_of_train_and_test_are_rendered(
@@ -156,6 +228,8 @@ def test_an_edited_template_makes_prompts_stale(test_run, kedro, tmp_path):
     [
         {"k_core": 0},
         {"window": 0},
+        {"filter": {**FILTER, "untitled": "keep"}},
+        {"filter": {**FILTER, "since": "in May"}},
         {"windows": 3},
         {"split": {"method": "random", "valid": 0.1, "test": 0.1}},
         {"split": {"method": "time", "valid": 0.0, "test": 0.1}},
@@ -174,7 +248,8 @@ OF_PROMPTS = {"render_prompts", "show_prompts", "plot_prompts"}
 @pytest.mark.parametrize(
     ("parameter", "touched"),
     [
-        ("preprocess.window", {"build_samples", *OF_PROMPTS}),
+        ("preprocess.item_text", {"prepare_items", *OF_PROMPTS}),
+        ("preprocess.window", {"build_samples", "report_leakage", *OF_PROMPTS}),
         ("preprocess.pool", OF_PROMPTS),
         ("policy.prompt", OF_PROMPTS),
         ("policy.sampling.max_new_tokens", OF_PROMPTS),

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, any_kind: bool = False) -> Iterator[Path]:
     """Give a free path beside `path`; the file or folder written there replaces it.
 
     If the block fails, `path` stays as it was and nothing is left beside it. A process
@@ -28,6 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
     ----------
     path : Path
         A file or a folder, there or not; its parents are made.
+    any_kind : bool
+        Let a file replace a folder and a folder a file.
 
     Yields
     ------
@@ -37,7 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If a file was written and `path` is a folder, or the other way round.
+        If a file was written and `path` is a folder, or the other way round, unless
+        `any_kind` allows that.
     """
     path = path.resolve()  # a link stays, and what it leads to is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,10 @@ def replacing(path: Path) -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_EX)
             hidden.rename(lock)
             yield new
-            if path.is_dir() and new.is_dir():
+            if path.exists() and (
+                (path.is_dir() and new.is_dir())
+                or (any_kind and path.is_dir() != new.is_dir())
+            ):
                 # A folder that holds something can only be moved out of the way.
                 path.rename(old)
                 try:

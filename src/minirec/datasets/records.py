@@ -11,6 +11,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from statistics import mode
@@ -23,8 +24,10 @@ import pandas as pd
 from ibis import _
 from kedro.io import DatasetError
 
-from minirec.columns import ITEM_ID, RATING, TIMESTAMP, USER_ID
-from minirec.datasets.column_map import Column
+from minirec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
+from minirec.datasets.atomic import replacing
+from minirec.datasets.column_map import PER_SECOND, Column
+from minirec.times import tomorrow
 
 # As DuckDB and Ibis call them: JSON is JSON Lines.
 FORMATS = ("csv", "json")
@@ -49,6 +52,9 @@ _PROBE = 1000
 
 # Beside our columns in what is written: why a row is bad, and its text if it is.
 _REASON, _TEXT = "__reason", "__text"
+
+# DuckDB's column of a row's place in a file of Parquet, from 0.
+_ROW = "file_row_number"
 
 # Gives a file's rows, all columns as text; takes more arguments of `read_csv`.
 _Texts = Callable[..., ir.Table]
@@ -97,7 +103,8 @@ def to_parquet(
     All columns become text, but ``rating`` and ``timestamp`` numbers, and ``timestamp``
     times in UTC if most of its first values are dates or times. A row is bad if it has
     another number of fields or another encoding, if it is not JSON, if ``user_id``,
-    ``item_id`` or ``timestamp`` is empty, or if a value is not of its type.
+    ``item_id`` or ``timestamp`` is empty, if a value is not of its type, if a time lies
+    in the future, or if its item has another title in an earlier row.
 
     Parameters
     ----------
@@ -128,14 +135,16 @@ def to_parquet(
         texts_of = _csv if file_format == "csv" else _json_lines
         texts = texts_of(engine, path, columns, args)
         times = _holds_times(texts(ignore_errors=True), columns)
-        engine.to_parquet(_typed(texts(store_rejects=True), times), target)
+        unit = columns[TIMESTAMP].unit if columns and TIMESTAMP in columns else None
+        engine.to_parquet(_typed(texts(store_rejects=True), times, unit), target)
         rejected = _rejected(engine)
+        _flag_other_titles(engine, target)
         written = engine.read_parquet(target, file_row_number=True)
         if file_format == "json" and columns:
             _require_keys(engine, path, columns, args, written)
         flagged = (
             written.filter(_[_REASON].notnull())
-            .select(row=_.file_row_number, reason=_[_REASON], text=_[_TEXT])
+            .select(row=_[_ROW], reason=_[_REASON], text=_[_TEXT])
             .execute()
         )
         others = np.array([], int)
@@ -296,7 +305,7 @@ def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool:
     return bool(found.times[0] > found.numbers[0])
 
 
-def _typed(texts: ir.Table, times: bool) -> ir.Table:
+def _typed(texts: ir.Table, times: bool, unit: str | None) -> ir.Table:
     """Give the columns their types, and each bad row a reason."""
     reasons = [(texts[_REASON].notnull(), texts[_REASON])]
     typed = {}
@@ -313,10 +322,58 @@ def _typed(texts: ir.Table, times: bool) -> ir.Table:
             value = text.try_cast("timestamp('UTC')").cast("timestamp")
         said = ibis.literal(f"{name} '") + text.substr(0, 40) + f"' is not {kind}"
         reasons.append((~_is_void(text) & value.isnull(), said))
+        if name == TIMESTAMP:
+            late = "' lies in the future"
+            if times:
+                latest = ibis.literal(_moment(tomorrow()))
+            else:
+                latest = ibis.literal(tomorrow() * PER_SECOND[unit or "s"])
+                late += f": is its unit not {unit or 's'}?"
+            said = ibis.literal(f"{name} '") + text.substr(0, 40) + late
+            reasons.append((value > latest, said))
         typed[name] = value
     marked = texts.mutate(**{_REASON: ibis.cases(*reasons)})
     kept = ibis.cases((_[_REASON].notnull(), _[_TEXT]))
     return marked.mutate(**typed, **{_TEXT: kept})
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
+def _flag_other_titles(engine: Any, target: Path) -> None:
+    """Give the rows a reason whose item has another title in an earlier row."""
+    written = engine.read_parquet(target, file_row_number=True)
+    if not {ITEM_ID, TITLE} <= set(written.columns):
+        return
+    one_line = written[TITLE].re_replace(r"\s+", " ").strip().nullif("")
+    titled = written.filter(_[_REASON].isnull(), one_line.notnull()).select(
+        _ROW, ITEM_ID, title=one_line
+    )
+    ids = titled.group_by(ITEM_ID).aggregate(n=_.title.nunique()).filter(_.n > 1)
+    rows = titled.semi_join(ids, ITEM_ID).order_by(_ROW).execute()
+    if rows.empty:
+        return
+    first = rows.groupby(ITEM_ID)["title"].transform("first")
+    others = rows[rows["title"] != first]
+    said = "item_id '" + others[ITEM_ID] + "' has the title '" + first.str[:40]
+    flags = ibis.memtable({_ROW: others[_ROW], "said": said[others.index] + "' above"})
+    ours = [name for name in written.columns if name not in (_REASON, _TEXT, _ROW)]
+    record = ibis.array([written[name].fill_null("") for name in ours]).join(", ")
+    flagged = (
+        written.mutate(record=record)
+        .left_join(flags, _ROW)
+        .order_by(_ROW)
+        .mutate(
+            **{
+                _REASON: ibis.coalesce(_.said, _[_REASON]),
+                _TEXT: ibis.cases((_.said.notnull(), _.record), else_=_[_TEXT]),
+            }
+        )
+        .select(*ours, _REASON, _TEXT)
+    )
+    with replacing(target) as new:
+        engine.to_parquet(flagged, new)
 
 
 def _is_void(text: ir.Value) -> ir.BooleanValue:

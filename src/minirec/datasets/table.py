@@ -11,6 +11,7 @@ from threading import get_ident
 from typing import Any, Literal
 from uuid import uuid4
 
+import ibis
 import ibis.expr.types as ir
 from kedro.io import DatasetError
 from kedro_datasets._typing import TablePreview
@@ -52,8 +53,10 @@ class TableDataset(FileDataset):
     if_missing : str, optional
         What to do if the file is not there, as the end of a sentence.
     connection : dict, optional
-        ``backend`` and the arguments of its ``connect``; datasets with the same
-        connection share it within a thread. Default: DuckDB in memory.
+        ``backend`` and the arguments of its ``connect``, or of ``pyspark`` the settings
+        of its session by their full names; datasets with the same connection share it
+        within a thread. Default: DuckDB in memory. It spills to a folder of its own,
+        which lies in the temporary folder unless ``temp_directory`` says otherwise.
     load_args : dict, optional
         How a text file is written, in the words of DuckDB's ``read_csv``: with a header
         and commas unless ``header`` and ``sep`` say otherwise. For Parquet, arguments
@@ -115,6 +118,16 @@ class TableDataset(FileDataset):
             self._connections[key] = self._connect()
         return self._connections[key]
 
+    def _connect(self) -> Any:
+        settings = dict(self._connection_config)
+        backend = settings.pop("backend")
+        if backend == "pyspark":
+            return _spark(settings)
+        if backend == "duckdb":
+            # Its own default is one folder for all that work in the same directory.
+            settings.setdefault("temp_directory", str(_scratch() / uuid4().hex))
+        return getattr(ibis, backend).connect(**settings)
+
     def load(self) -> ir.Table:
         """Return the table.
 
@@ -145,6 +158,9 @@ class TableDataset(FileDataset):
     def _read_parquet(self, path: str) -> ir.Table:
         import duckdb
 
+        if self._connection_config["backend"] == "duckdb" and Path(path).is_dir():
+            path = f"{path}/*.parquet"  # as Spark writes
+
         # Not the parent's `load`, which wraps what the engine says.
         try:
             return self.connection.read_parquet(path, **self._load_args)
@@ -166,6 +182,7 @@ class TableDataset(FileDataset):
         of_duckdb = config if config["backend"] == "duckdb" else {}
         apart = ("backend", "database", "read_only")
         settings = {name: of_duckdb[name] for name in of_duckdb if name not in apart}
+        settings.setdefault("temp_directory", str(_scratch() / uuid4().hex))
         form = (self._file_format, self._columns, self._load_args)
         done = records.to_parquet(path, target, *form, settings)
         self._report(path, done)
@@ -196,8 +213,11 @@ class TableDataset(FileDataset):
             super().save(data)
             return
         write = getattr(self.connection, f"to_{self._file_format}")
-        with replacing(Path(self._get_save_path())) as path:
-            write(data, str(path), **self._save_args)
+        path = Path(self._get_save_path())
+        # Spark writes folders and leaves this mark; another folder is not ours.
+        ours = path.is_file() or (path / "_SUCCESS").is_file()
+        with replacing(path, any_kind=ours) as new:
+            write(data, str(new), **self._save_args)
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows for Kedro-Viz, lists and times as plain values."""
@@ -220,6 +240,22 @@ def _complaint(path: str, done: records.Converted) -> str:
         f"by `load_args` in the catalog how the file is written, such as `encoding: "
         f"latin-1` or `sep: ';'`, or leave them out by `on_bad_rows: drop`."
     )
+
+
+def _spark(settings: dict[str, Any]) -> Any:
+    """Connect to Spark; what is static must be said before its first session begins."""
+    try:
+        from pyspark.sql import SparkSession
+    except ModuleNotFoundError:
+        raise DatasetError(
+            "connection.backend is pyspark, which is not installed: run "
+            "`pip install pyspark==4.0.5` (it needs Java 17 or later)."
+        ) from None
+    told: dict[str, Any] = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in settings.items()
+    }
+    return ibis.pyspark.connect(SparkSession.builder.config(map=told).getOrCreate())
 
 
 @functools.cache

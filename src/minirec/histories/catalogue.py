@@ -52,7 +52,8 @@ def catalogue(
     Returns
     -------
     ibis.Table
-        ``item_id``, ``title``, ``text`` and ``popularity``.
+        ``item_id``, ``title``, ``text`` and ``popularity``, held in the engine's
+        temporary storage.
 
     Raises
     ------
@@ -65,6 +66,7 @@ def catalogue(
         .left_join(items.mutate(**{TEXT: item_text(items, template)}), ITEM_ID)
         .select(ITEM_ID, TITLE, TEXT, POPULARITY)
         .order_by(ITEM_ID)
+        .cache()
     )
     n_items = known.count().execute()
     untitled = known.filter(_[TITLE].isnull())[ITEM_ID].execute().tolist()

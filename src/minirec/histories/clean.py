@@ -6,12 +6,20 @@ from ibis import _
 
 from minirec.columns import DESCRIPTION, ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from minirec.errors import InputError
+from minirec.times import tomorrow
 
 INTERACTIONS = "raw_interactions"
 ITEMS = "raw_items"
 
-# Spelt out, as `str.isspace` has it: what `\s` stands for differs among engines.
-WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+# Spelt out, as `str.isspace` has it, since engines differ in what `\s` stands for; by
+# number, since they differ in how a literal holds such characters.
+WHITESPACE = "".join(
+    f"\\x{{{code:x}}}" for code in range(0x3001) if chr(code).isspace()
+)
+
+# Tags of HTML that part words, and all. A "<" before anything but a name is no tag.
+PARTING_TAG = r"(?i)</?(br|p|div|ul|ol|li|table|tr|td|h[1-6])\b[^<>]*>"
+TAG = "</?[A-Za-z][^<>]*>"
 
 
 def clean_interactions(raw: ir.Table) -> ir.Table:
@@ -23,26 +31,29 @@ def clean_interactions(raw: ir.Table) -> ir.Table:
     ----------
     raw : ibis.Table
         At least ``user_id``, ``item_id`` (text or whole numbers) and ``timestamp``
-        (numbers, taken as they are, or dates and times); ``rating`` (numbers) if the
-        source has one.
+        (seconds since 1970, or dates and times); ``rating`` (numbers) if the source
+        has one.
 
     Returns
     -------
     ibis.Table
         ``user_id`` string, ``item_id`` string, ``rating`` float64 (null where there is
-        none) and ``timestamp`` float64 (numbers as they are; for dates and times:
-        seconds since 1970, to the microsecond).
+        none) and ``timestamp`` float64 (seconds since 1970; of dates and times to the
+        microsecond).
 
     Raises
     ------
     InputError
-        If a column is missing or mistyped, the table is empty, or a timestamp is null.
+        If a column is missing or mistyped, the table is empty, or a timestamp is null
+        or in the future.
     """
     _require_columns(raw, INTERACTIONS, [USER_ID, ITEM_ID, TIMESTAMP])
+    seconds = _as_seconds(raw)
     counts = _counts(
         raw.aggregate(
             rows=_.count(),
             timestamp=is_void(raw[TIMESTAMP]).sum(),
+            future=(seconds > tomorrow()).sum(),
         )
     )
     _require_rows(counts["rows"], INTERACTIONS)
@@ -53,30 +64,41 @@ def clean_interactions(raw: ir.Table) -> ir.Table:
             f"rows or name a column that holds times under `columns` of its catalog "
             f"entry."
         )
+    if counts["future"]:
+        latest = seconds.max().execute()
+        raise InputError(
+            f"{INTERACTIONS} has {counts['future']} of {counts['rows']} timestamps in "
+            f"the future, such as {latest:.0f} seconds since 1970: drop those rows, or "
+            f"say in what the times are counted under `columns` of its catalog entry, "
+            f"such as `timestamp: {{from: timestamp, unit: ms}}`."
+        )
     return raw.select(
         **{
             USER_ID: _as_id(raw, INTERACTIONS, USER_ID),
             ITEM_ID: _as_id(raw, INTERACTIONS, ITEM_ID),
             RATING: _as_rating(raw),
-            TIMESTAMP: _as_seconds(raw),
+            TIMESTAMP: seconds,
         }
     )
 
 
-def clean_items(raw: ir.Table) -> ir.Table:
-    """Check the raw items and bring them into one form, one row an item.
+def clean_items(raw: ir.Table, interactions: ir.Table) -> ir.Table:
+    """Check the raw items that count and bring them into one form, one row an item.
 
     Parameters
     ----------
     raw : ibis.Table
         At least ``item_id`` (text or whole numbers) and ``title``, and whatever else
         the source says of an item.
+    interactions : ibis.Table
+        At least ``item_id``, strings: items without any are left out, unchecked.
 
     Returns
     -------
     ibis.Table
-        The same columns and ``description``, if there was none, all strings; each is
-        one line, with single spaces, and null where it holds nothing.
+        The same columns and ``description``, if there was none, all strings, held in
+        the engine's temporary storage; each is one line, with single spaces and
+        without tags of HTML, and null where it holds nothing.
 
     Raises
     ------
@@ -91,24 +113,50 @@ def clean_items(raw: ir.Table) -> ir.Table:
     if DESCRIPTION not in raw.columns:
         raw = raw.mutate(**{DESCRIPTION: ibis.null("string")})
     told = [column for column in raw.columns if column != ITEM_ID]
+    counted = raw.mutate(**{ITEM_ID: _as_id(raw, ITEMS, ITEM_ID)}).semi_join(
+        interactions.select(ITEM_ID).distinct(), ITEM_ID
+    )
     items = (
-        raw.select(
-            _as_id(raw, ITEMS, ITEM_ID).name(ITEM_ID),
-            *(_as_text(raw[column]).name(column) for column in told),
-        )
+        counted.select(ITEM_ID, **{name: _as_text(counted[name]) for name in told})
         .group_by(ITEM_ID)
         .aggregate(
-            n_titles=_[TITLE].nunique(),
+            another=_[TITLE].max(),
             **{column: _[column].min() for column in told},
         )
+        .cache()
     )
-    ambiguous = items.filter(_.n_titles > 1)[ITEM_ID].execute().tolist()
+    ambiguous = items.filter(_.another > _[TITLE])[ITEM_ID].execute().tolist()
     if ambiguous:
         raise InputError(
             f"{ITEMS} gives {len(ambiguous)} item ids several titles, such as "
             f"{_some(ambiguous)}: keep one row for each item."
         )
-    return items.drop("n_titles")
+    return items.drop("another")
+
+
+def titled_ids(raw: ir.Table) -> ir.Table:
+    """Return the ids of the raw items that have a title.
+
+    Parameters
+    ----------
+    raw : ibis.Table
+        At least ``item_id`` (text or whole numbers) and ``title``.
+
+    Returns
+    -------
+    ibis.Table
+        ``item_id``, strings, each once.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or mistyped.
+    """
+    _require_columns(raw, ITEMS, [ITEM_ID, TITLE])
+    ids = raw.select(
+        _as_id(raw, ITEMS, ITEM_ID).name(ITEM_ID), title=_as_text(raw.title)
+    )
+    return ids.filter(_[TITLE].notnull()).select(ITEM_ID).distinct()
 
 
 def is_void(column: ir.Column) -> ir.BooleanColumn:
@@ -190,8 +238,8 @@ def _as_seconds(raw: ir.Table) -> ir.Value:
 
 
 def _as_text(column: ir.Value) -> ir.Value:
-    text = column.cast("string").re_replace(f"[{WHITESPACE}]+", " ")
-    return text.strip().nullif("")
+    text = column.cast("string").re_replace(PARTING_TAG, " ").re_replace(TAG, "")
+    return text.re_replace(f"[{WHITESPACE}]+", " ").strip().nullif("")
 
 
 def _some(ids: list[str]) -> str:

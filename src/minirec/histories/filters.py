@@ -1,5 +1,6 @@
 """Which interactions count."""
 
+import logging
 from datetime import UTC, date, datetime, time
 
 import ibis
@@ -7,6 +8,10 @@ import ibis.expr.types as ir
 from ibis import _
 
 from minirec.columns import ITEM_ID, RATING, TIMESTAMP, USER_ID
+from minirec.errors import InputError
+from minirec.histories.clean import titled_ids
+
+logger = logging.getLogger(__name__)
 
 
 def deduplicate(interactions: ir.Table) -> ir.Table:
@@ -59,6 +64,42 @@ def filter_interactions(
     if until is not None:
         interactions = interactions.filter(_[TIMESTAMP] < _seconds(until))
     return interactions
+
+
+def drop_untitled(interactions: ir.Table, raw_items: ir.Table) -> ir.Table:
+    """Keep the interactions with items that have a title; log how many go.
+
+    Parameters
+    ----------
+    interactions : ibis.Table
+        At least ``item_id``, strings.
+    raw_items : ibis.Table
+        At least ``item_id`` (text or whole numbers) and ``title``.
+
+    Returns
+    -------
+    ibis.Table
+        Some of the rows.
+
+    Raises
+    ------
+    InputError
+        If the items lack a column, or none of the rows is left.
+    """
+    kept = interactions.semi_join(titled_ids(raw_items), ITEM_ID)
+    rows, left = (int(table.count().execute()) for table in (interactions, kept))
+    if rows and not left:
+        raise InputError(
+            "raw_items has no title for any item of raw_interactions: their ids may be "
+            "written differently; name the right columns under `columns` of their "
+            "catalog entries."
+        )
+    if left < rows:
+        told = (f"{rows - left:,}", f"{rows:,}")
+        logger.warning(
+            "left out %s of %s interactions: their items have no title", *told
+        )
+    return kept
 
 
 def _seconds(day: date) -> int:

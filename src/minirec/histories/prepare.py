@@ -5,7 +5,7 @@ from datetime import date
 import ibis.expr.types as ir
 
 from minirec.histories.clean import clean_interactions
-from minirec.histories.filters import deduplicate, filter_interactions
+from minirec.histories.filters import deduplicate, drop_untitled, filter_interactions
 from minirec.histories.ids import number_ids, to_numbers
 from minirec.histories.k_core import k_core
 
@@ -16,6 +16,7 @@ def prepare(
     min_rating: float | None = None,
     since: date | None = None,
     until: date | None = None,
+    items: ir.Table | None = None,
 ) -> tuple[ir.Table, dict[str, ir.Table]]:
     """Clean the interactions, deduplicate and filter them, and keep their k-core.
 
@@ -30,6 +31,8 @@ def prepare(
         As `k_core` takes it.
     min_rating, since, until
         As `filter_interactions` takes them.
+    items : ibis.Table or None
+        Raw items, as `titled` takes them: interactions with others go. None: all stay.
 
     Returns
     -------
@@ -44,6 +47,8 @@ def prepare(
         If the interactions are unfit, or nothing is left.
     """
     cleaned = clean_interactions(raw)
+    if items is not None:
+        cleaned = drop_untitled(cleaned, items)
     limits = (min_rating, since, until)
     # Counted are only those that pass: who has too few of them cannot stay.
     numbers = number_ids(filter_interactions(cleaned, *limits), k)

@@ -1,6 +1,6 @@
 """From raw histories to prompts: tables in, tables out."""
 
-from html import escape
+from html import escape, unescape
 
 import ibis.expr.types as ir
 import numpy as np
@@ -18,6 +18,7 @@ from minirec.columns import (
     SPLIT,
     TARGET_ITEM_ID,
     TEST,
+    TEXT,
     TIMESTAMP,
     TITLE,
     TRAIN,
@@ -27,10 +28,11 @@ from minirec.histories.catalogue import catalogue
 from minirec.histories.clean import clean_items
 from minirec.histories.events import history_events
 from minirec.histories.ids import to_ids
+from minirec.histories.leakage import leakage
 from minirec.histories.prepare import prepare
 from minirec.histories.splits import order_and_split
 from minirec.histories.windows import draw_pool, seen_items, windows
-from minirec.pipelines.preprocess.params import PoolParams, SplitParams
+from minirec.pipelines.preprocess.params import FilterParams, PoolParams, SplitParams
 from minirec.policy.params import PromptParams
 
 PAGE = """<!DOCTYPE html>
@@ -46,22 +48,38 @@ pre {{ font: 0.85rem/1.4 ui-monospace, monospace; }}
 
 
 def prepare_interactions(
-    raw_interactions: ir.Table, k: int, split: SplitParams
+    raw_interactions: ir.Table,
+    raw_items: ir.Table,
+    limits: FilterParams,
+    k: int,
+    split: SplitParams,
 ) -> ir.Table:
-    """Clean the interactions, keep their k-core and say which split each is in."""
-    core, numbers = prepare(raw_interactions, k)
+    """Clean and filter the interactions, keep their k-core and split them."""
+    items = raw_items if limits.untitled == "drop" else None
+    filters = (limits.min_rating, limits.since, limits.until)
+    core, numbers = prepare(raw_interactions, k, *filters, items)
     interactions = order_and_split(core, split.method, split.valid, split.test)
     return to_ids(interactions, numbers)
 
 
-def prepare_items(raw_items: ir.Table, interactions: ir.Table) -> pd.DataFrame:
+def prepare_items(
+    raw_items: ir.Table, interactions: ir.Table, item_text: str
+) -> pd.DataFrame:
     """Describe the items that the interactions name."""
-    return catalogue(clean_items(raw_items), interactions).execute()
+    cleaned = clean_items(raw_items, interactions)
+    items = catalogue(cleaned, interactions, item_text).execute()
+    # No engine has what undoes them.
+    return items.assign(**{name: items[name].map(unescape) for name in (TITLE, TEXT)})
 
 
 def build_samples(interactions: ir.Table, window: int) -> ir.Table:
     """Make a sample of each interaction that has a past."""
     return windows(interactions, window).order_by(SAMPLE_ID)
+
+
+def report_leakage(samples: ir.Table) -> pd.DataFrame:
+    """Count what training knows of the targets that it is evaluated on."""
+    return leakage(samples).order_by(SPLIT).execute()
 
 
 def render_prompts(

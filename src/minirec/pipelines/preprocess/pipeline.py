@@ -16,6 +16,8 @@ def create_pipeline(**_: Any) -> Pipeline:
                 nodes.prepare_interactions,
                 inputs=[
                     "raw_interactions",
+                    "raw_items",
+                    "params:preprocess.filter",
                     "params:preprocess.k_core",
                     "params:preprocess.split",
                 ],
@@ -24,7 +26,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.prepare_items,
-                inputs=["raw_items", "interactions"],
+                inputs=["raw_items", "interactions", "params:preprocess.item_text"],
                 outputs="items",
                 name="prepare_items",
             ),
@@ -33,6 +35,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs=["interactions", "params:preprocess.window"],
                 outputs="samples",
                 name="build_samples",
+            ),
+            Node(
+                nodes.report_leakage,
+                inputs="samples",
+                outputs="leakage",
+                name="report_leakage",
             ),
             Node(
                 nodes.render_prompts,
