@@ -143,7 +143,8 @@ def on_duckdb(raw: Path, out: Path, spill: Path) -> Iterator[str]:
     yield "windows"
     files[LEAKAGE].save(leakage(files[SAMPLES].load()).order_by("split"))
     yield "leakage"
-    items = clean_items(table(items_of(raw), spill).load(), interactions)
+    raw_items = table(items_of(raw), spill).load()
+    items = clean_items(raw_items, interactions, ["description"])
     files[CATALOGUE].save(catalogue(items, interactions, TEXT))
     yield "items"
 
@@ -218,6 +219,7 @@ def on_pandas(raw: Path, out: Path, spill: Path) -> Iterator[str]:
     told.reset_index().to_parquet(out / LEAKAGE)
     yield "leakage"
     items = pd.read_parquet(items_of(raw))
+    items = items[items[ITEM].isin(interactions[ITEM].unique())].copy()
     for name in ("title", "description"):
         text = items[name].str.replace(PARTING_TAG, " ", regex=True)
         text = text.str.replace(TAG, "", regex=True)
@@ -323,7 +325,8 @@ def on_polars(raw: Path, out: Path, spill: Path) -> Iterator[str]:
         .str.strip_chars()
         for text in (title, description)
     ]
-    items = pl.read_parquet(items_of(raw)).with_columns(of_text)
+    items = pl.read_parquet(items_of(raw)).join(interactions, on=ITEM, how="semi")
+    items = items.with_columns(of_text)
     titles = items.group_by(ITEM).agg(title.n_unique())
     assert (titles["title"] == 1).all()
     told = title + pl.when(description.is_null()).then(pl.lit("")).otherwise(

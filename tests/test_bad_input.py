@@ -152,3 +152,17 @@ def test_limits_that_leave_nothing(test_run, kedro):
     assert "select.prune" in done.stderr
     assert "Traceback" not in done.stderr
     assert made.read_bytes() == before
+
+
+def test_tables_of_two_engines(refused, project):
+    catalog = project / "conf" / "test" / "catalog.yml"
+    before = catalog.read_text()
+    entries = yaml.safe_load(before)
+    entries["raw_items"]["connection"] = {"backend": "duckdb", "database": "own.db"}
+    catalog.write_text(yaml.safe_dump(entries))
+    said = refused()
+    catalog.write_text(before)
+    assert said == (
+        "tables that a node joins are read by different connections: leave "
+        "`connection` out of your catalog entries, or give all of them the same"
+    )

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
+from ibis.common.exceptions import IbisError
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog, DatasetError
@@ -20,6 +21,7 @@ from kedro.pipeline.node import Node
 from rich.console import Console
 
 from minirec.commands import kedro_run
+from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.lineage.record import location, read
 from minirec.parameters import check_parameters
@@ -38,7 +40,7 @@ PARTS = (
 )
 
 # the tables that say how much was done
-WORK = ("rollouts", "consumed", "policy_log", "rankings")
+WORK = ("rollouts", "rewards", "consumed", "policy_log", "rankings")
 
 # a full disk, a quota, a read-only disk
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -64,6 +66,11 @@ class InputHook:
         """
         given = context.config_loader["parameters"]
         context.config_loader["parameters"] = {**given, **dict(check_parameters(given))}
+        _tell_what_is_left_out(context)
+        # Tables of one's own lie in the engine of all others, unless they say otherwise.
+        engine = context.config_loader["globals"].get("connection")
+        if engine:
+            TableDataset.DEFAULT_CONNECTION_CONFIG = engine
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
@@ -82,6 +89,11 @@ class InputHook:
             raise root from None
         if all(isinstance(link, DatasetError) for link in chain):
             raise InputError(str(error)) from None
+        if isinstance(root, IbisError) and "Multiple backends" in str(root):
+            raise InputError(
+                "tables that a node joins are read by different connections: leave "
+                "`connection` out of your catalog entries, or give all of them the same"
+            ) from None
         # each engine wraps what the system said in an error of its own
         if any(os.strerror(number) in str(root) for number in NO_ROOM):
             name = str(error).partition(":")[0]
@@ -89,6 +101,14 @@ class InputHook:
                 f"{name} cannot be written ({root}): make room, or let `data` in globals.yml name "
                 "another folder; what had finished is kept, and --from-nodes goes on"
             ) from None
+
+
+def _tell_what_is_left_out(context: KedroContext) -> None:
+    """Say that an environment takes the place of conf/local, if that holds something."""
+    loader = context.config_loader
+    local = Path(loader.conf_source) / "local"
+    if context.env not in (None, "local") and any(local.rglob("*.yml")):
+        logger.warning("conf/local is not read: --env %s takes its place", context.env)
 
 
 class CostHook:

@@ -227,7 +227,7 @@ def test_bad_rows_are_named_by_line_and_column(read):
     assert refused(read, BAD) == (
         "table.csv has 6 bad rows of 8, such as line 3 (rating 'five' is not a "
         "number), line 5 (Expected Number of Columns: 4 Found: 3), line 6 (Expected "
-        "Number of Columns: 4 Found: 5): mend them, say by `load_args` in the catalog "
+        "Number of Columns: 4 Found: 5): mend them, or say by `load_args` in the catalog "
         "how the file is written, such as `encoding: latin-1` or `sep: ';'`, or leave "
         "them out by `on_bad_rows: drop`."
     )
@@ -310,7 +310,7 @@ def test_bad_lines_of_json_are_dropped_and_listed(read):
     }
     assert bad == [
         [2, "rating 'five' is not a number", lines[1]],
-        [4, "not JSON", lines[3]],
+        [4, "not one JSON object", lines[3]],
         [5, "user_id is empty", lines[4]],
         [6, "item_id is empty", lines[5]],
     ]
@@ -342,6 +342,40 @@ def test_a_quote_that_never_ends_costs_its_own_line(read):
     assert bad == [[5002, "Value with unterminated quote found", 'x,"Up']]
 
 
+def test_a_quote_that_swallows_lines_is_refused_whatever_is_dropped(read):
+    titles = "".join(f"{number},Title {number}\n" for number in range(50_000))
+    content = f'item_id,title\na,b\nx,"open\n{titles}'
+    said = refused(read, content, on_bad_rows="drop")
+    assert (
+        "opens a quote in line 3 that is not closed: mend it, or say `quote: ''`"
+        in said
+    )
+    rows, _ = read(content, load_args={"quote": ""})
+    assert len(rows["title"]) == 50_002
+
+
+def test_numbers_are_finite(read):
+    _, bad = read("rating\n1\nnan\ninf\n-inf\n", on_bad_rows="drop")
+    assert [reason for _, reason, _ in bad] == [
+        f"rating '{text}' is not a number" for text in ("nan", "inf", "-inf")
+    ]
+
+
+def test_a_column_without_a_name_is_left_out(read):
+    rows, _ = read(",user_id\n0,ann\n")
+    assert rows == {"user_id": ["ann"]}
+
+
+def test_titles_of_events_may_differ(read):
+    rows, _ = read("user_id,item_id,title,rating\na,x,Good,1\nb,x,Bad,2\n")
+    assert rows["title"] == ["Good", "Bad"]
+
+
+def test_titles_that_differ_in_form_alone_are_one(read):
+    rows, _ = read("item_id,title,rating\nx,<b>Up</b>,1\nx, Up&nbsp;,2\n")
+    assert len(rows["title"]) == 2
+
+
 def test_lines_are_counted_across_what_is_read_at_once(read):
     """DuckDB reads a file of 32 MB in parts."""
     good = "ann,a,a title of some length to fill the file with text\n"
@@ -351,11 +385,12 @@ def test_lines_are_counted_across_what_is_read_at_once(read):
     assert [line for line, *_ in bad] == sorted([*short, *(i + 1 for i in short)])
 
 
-def test_a_list_of_dropped_rows_is_emptied_when_the_file_is_mended(read):
+def test_a_list_of_dropped_rows_goes_when_the_file_is_mended(read, tmp_path):
     _, bad = read("user_id,item_id\nann,a\nbob\n", on_bad_rows="drop")
     assert len(bad) == 1
     _, bad = read("user_id,item_id\nann,a\nbob,b\n", on_bad_rows="drop")
     assert bad == []
+    assert not list(tmp_path.glob("*.bad_rows.csv"))
 
 
 def test_a_file_of_bad_rows_alone_is_refused_even_so(read):

@@ -121,10 +121,10 @@ def test_ratings_without_timestamps_are_counted(timestamps, n):
         clean_interactions(interactions(timestamp=timestamps))
 
 
-def cleaned_items(raw):
+def cleaned_items(raw, *columns):
     """Clean items that all have interactions."""
     ids = raw.item_id.cast("string") if "item_id" in raw.columns else raw.title
-    return clean_items(raw, ids.name("item_id").as_table())
+    return clean_items(raw, ids.name("item_id").as_table(), columns)
 
 
 def test_times_in_the_future_ask_for_their_unit():
@@ -165,10 +165,44 @@ def test_items_come_in_one_form_one_row_each():
             **dict.fromkeys(("item_id", "year"), "int64"),
         },
     )
-    assert records(cleaned_items(raw).fill_null("none")) == [
+    assert records(cleaned_items(raw, "description", "year").fill_null("none")) == [
         {"item_id": "1", "title": "Big", "description": "Comedy", "year": "1988"},
         {"item_id": "2", "title": "Up", "description": "none", "year": "2009"},
     ]
+
+
+def test_of_several_rows_of_an_item_one_stays_whole():
+    raw = ibis.memtable(
+        {
+            "item_id": ["x", "x", "x", "x"],
+            "title": ["A", "A", None, "A"],
+            "another": [None, "1990", "0", "1990"],
+            "genre": ["a", "z", "a", "z"],
+        }
+    )
+    assert records(cleaned_items(raw, "another", "genre")) == [
+        {"item_id": "x", "title": "A", "another": "1990", "genre": "z"}
+    ]
+
+
+def test_columns_that_engines_write_differently_are_refused():
+    raw = ibis.memtable({"item_id": ["x"], "title": ["Up"], "price": [1e7]})
+    assert cleaned_items(raw).columns == ("item_id", "title")
+    with pytest.raises(InputError, match=r"raw_items.price is float64, and should be"):
+        cleaned_items(raw, "price")
+
+
+def test_ratings_that_are_no_numbers_are_null():
+    raw = interactions(rating=[float("nan"), 4.0])
+    assert clean_interactions(raw).rating.isnull().execute().tolist() == [True, False]
+
+
+def test_entities_of_space_are_space():
+    raw = ibis.memtable(
+        {"item_id": ["x", "y"], "title": ["&nbsp;A&#10;B &amp; C", "&#160; "]}
+    )
+    found = cleaned_items(raw).order_by("item_id").title.to_pyarrow().to_pylist()
+    assert found == ["A B &amp; C", None]
 
 
 @settings(max_examples=25, deadline=None)
@@ -181,7 +215,7 @@ def test_titles_and_descriptions_are_one_line_with_single_spaces(texts):
         {"item_id": ids, "title": texts, "description": texts},
         schema=dict.fromkeys(("item_id", "title", "description"), "string"),
     )
-    found = cleaned_items(raw).order_by("item_id").to_pyarrow()
+    found = cleaned_items(raw, "description").order_by("item_id").to_pyarrow()
     expected = [" ".join(text.split()) or None for text in texts]
     assert found["title"].to_pylist() == expected
     assert found["description"].to_pylist() == expected
@@ -195,7 +229,8 @@ def test_titles_that_differ_in_white_space_alone_are_one():
 
 
 def test_items_need_no_descriptions():
-    table = cleaned_items(ibis.memtable({"item_id": ["x"], "title": ["Up"]}))
+    raw = ibis.memtable({"item_id": ["x"], "title": ["Up"]})
+    table = cleaned_items(raw, "description")
     assert table.description.type() == ibis.dtype("string")
     assert table.description.isnull().all().execute()
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirec.histories import leakage as module
 from minirec.histories.leakage import leakage
 from minirec.histories.splits import order_and_split
 from minirec.histories.windows import windows
@@ -30,6 +31,13 @@ def report(*samples):
     return [tuple(row.values()) for row in found.to_pyarrow().to_pylist()]
 
 
+@pytest.fixture(params=[0, module.LOOKS])
+def looks(request, monkeypatch):
+    """Both ways to find what training holds."""
+    monkeypatch.setattr(module, "LOOKS", request.param)
+
+
+@pytest.mark.usefixtures("looks")
 def test_targets_are_counted_by_split():
     assert report(
         ("a", 2.0, "x", ["w"], "train"),

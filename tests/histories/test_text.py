@@ -2,7 +2,7 @@ import ibis
 import pytest
 
 from minirec.errors import InputError
-from minirec.histories.text import item_text
+from minirec.histories.text import item_text, template_columns
 
 
 def text(template, **values):
@@ -71,3 +71,13 @@ def test_numbers_are_written_too():
 def test_a_template_that_cannot_be_used_is_named(template, message):
     with pytest.raises(InputError, match=rf"preprocess.item_text .*{message}"):
         text(template, title="Heat")
+
+
+def test_the_columns_of_a_template_are_in_its_order():
+    assert template_columns(
+        "{title} {{a}} ({year}) {description}", ["year", "title"]
+    ) == [
+        "title",
+        "year",
+        "description",
+    ]

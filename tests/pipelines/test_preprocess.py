@@ -101,6 +101,14 @@ def test_parameters_say_which_interactions_count(changes, left):
     }
 
 
+def test_an_item_of_which_the_template_writes_nothing_goes_by_its_title(
+    connection, interactions
+):
+    table = connection.create_table("more", RAW_ITEMS)
+    found = nodes.prepare_items(table, interactions, "{genre}")
+    assert found["text"].tolist() == ["Comedy", "Big", "Crime", "Alien"]
+
+
 def test_interactions_with_untitled_items_can_be_dropped():
     items = RAW_ITEMS.assign(title=["Up", None, "Heat", "Alien", "Jaws"])
     found = prepared(EVENTS, items, untitled="drop")

@@ -24,6 +24,7 @@ import pandas as pd
 from ibis import _
 from kedro.io import DatasetError
 
+from minirec.cells import is_void, plain_text
 from minirec.columns import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from minirec.datasets.atomic import replacing
 from minirec.datasets.column_map import PER_SECOND, Column
@@ -85,9 +86,11 @@ class Converted(NamedTuple):
 
     rows: int
     """Of the source, the bad ones among them; a header is none."""
+    n_bad: int
+    """How many are bad."""
     bad: pd.DataFrame
     """``line`` (from 1; a value of several lines counts as one line), ``reason`` and
-    ``text``, in the order of lines."""
+    ``text``, in the order of lines; the first `most` of them."""
 
 
 def to_parquet(
@@ -97,6 +100,7 @@ def to_parquet(
     columns: dict[str, Column] | None,
     load_args: dict[str, Any],
     settings: dict[str, Any],
+    most: int | None = None,
 ) -> Converted:
     """Write a text file as Parquet, in which `good_rows` finds the good rows.
 
@@ -120,6 +124,8 @@ def to_parquet(
         How the file is written, in the words of DuckDB's ``read_csv``.
     settings : dict
         Of DuckDB, such as ``memory_limit``.
+    most : int or None
+        How many bad rows to tell of. None: of all.
 
     Raises
     ------
@@ -138,20 +144,20 @@ def to_parquet(
         unit = columns[TIMESTAMP].unit if columns and TIMESTAMP in columns else None
         engine.to_parquet(_typed(texts(store_rejects=True), times, unit), target)
         rejected = _rejected(engine)
+        _require_closed_quotes(path, rejected)
         _flag_other_titles(engine, target)
         written = engine.read_parquet(target, file_row_number=True)
         if file_format == "json" and columns:
             _require_keys(engine, path, columns, args, written)
-        flagged = (
-            written.filter(_[_REASON].notnull())
-            .select(row=_[_ROW], reason=_[_REASON], text=_[_TEXT])
-            .execute()
-        )
+        bad = written.filter(_[_REASON].notnull())
+        told = bad.select(row=_[_ROW], reason=_[_REASON], text=_[_TEXT])
+        flagged = told.order_by("row").limit(most).execute()
         others = np.array([], int)
         if len(flagged):
             others = _other_lines(engine, path, file_format, args, rejected)
         flagged["line"] = _line_numbers(flagged["row"], others)
         rows = int(written.count().execute()) + len(rejected)
+        n_bad = int(bad.count().execute()) + len(rejected)
     except duckdb.Error as error:
         said = str(error).splitlines()[0]
         if str(target) in said:
@@ -166,8 +172,9 @@ def to_parquet(
         ) from None
     finally:
         engine.disconnect()
-    bad = pd.concat([rejected, flagged])[["line", "reason", "text"]]
-    return Converted(rows, bad.sort_values("line", ignore_index=True))
+    listed = pd.concat([rejected, flagged])[["line", "reason", "text"]]
+    listed = listed.sort_values("line", ignore_index=True)
+    return Converted(rows, n_bad, listed.head(most) if most else listed)
 
 
 def good_rows(written: ir.Table) -> ir.Table:
@@ -219,7 +226,8 @@ def _csv(
         raise DatasetError(f"{path} is empty: put a file that has rows in its place.")
     width = mode(map(len, first))
     names = first[0] if dialect["header"] else [*given, *range(width)[len(given) :]]
-    place = {str(name): index for index, name in enumerate(names[:width])}
+    # pandas writes its index under no name
+    place = {str(n): index for index, n in enumerate(names[:width]) if n != ""}
     if columns is None:
         columns = {name: Column.model_validate({"from": name}) for name in place}
     sources = {name: str(column.source) for name, column in columns.items()}
@@ -256,7 +264,10 @@ def _json_lines(
         lines = _lines(engine, path, {"max_line_size": _LONGEST, **args}, **how)
         # A list in one step: the reader of JSON goes over the text but once.
         values = lines.filter(_.text.notnull()).select(
-            **{_TEXT: _.text, _REASON: (~json_valid(_.text)).ifelse("not JSON", None)},
+            **{
+                _TEXT: _.text,
+                _REASON: (~json_valid(_.text)).ifelse("not one JSON object", None),
+            },
             values=ibis.cases((json_valid(_.text), json_extract(_.text, paths))),
         )
         ours = {
@@ -311,17 +322,18 @@ def _typed(texts: ir.Table, times: bool, unit: str | None) -> ir.Table:
     typed = {}
     for name in (USER_ID, ITEM_ID, TIMESTAMP):
         if name in texts.columns:
-            reasons.append((_is_void(texts[name]), ibis.literal(f"{name} is empty")))
+            reasons.append((is_void(texts[name]), ibis.literal(f"{name} is empty")))
     for name in (RATING, TIMESTAMP):
         if name not in texts.columns:
             continue
         text, kind = texts[name], "a number"
-        value = text.try_cast("float64")
+        number = text.try_cast("float64")
+        value = ibis.cases((~is_void(number), number))
         if name == TIMESTAMP and times:
             kind = "a date or time"
             value = text.try_cast("timestamp('UTC')").cast("timestamp")
         said = ibis.literal(f"{name} '") + text.substr(0, 40) + f"' is not {kind}"
-        reasons.append((~_is_void(text) & value.isnull(), said))
+        reasons.append((~is_void(text) & value.isnull(), said))
         if name == TIMESTAMP:
             late = "' lies in the future"
             if times:
@@ -342,11 +354,14 @@ def _moment(seconds: float) -> datetime:
 
 
 def _flag_other_titles(engine: Any, target: Path) -> None:
-    """Give the rows a reason whose item has another title in an earlier row."""
+    """Give the rows a reason whose item has another title in an earlier row.
+
+    In a table of events a title may be that of the event, such as a review's.
+    """
     written = engine.read_parquet(target, file_row_number=True)
-    if not {ITEM_ID, TITLE} <= set(written.columns):
+    if not {ITEM_ID, TITLE} <= set(written.columns) or USER_ID in written.columns:
         return
-    one_line = written[TITLE].re_replace(r"\s+", " ").strip().nullif("")
+    one_line = plain_text(written[TITLE])
     titled = written.filter(_[_REASON].isnull(), one_line.notnull()).select(
         _ROW, ITEM_ID, title=one_line
     )
@@ -359,7 +374,9 @@ def _flag_other_titles(engine: Any, target: Path) -> None:
     said = "item_id '" + others[ITEM_ID] + "' has the title '" + first.str[:40]
     flags = ibis.memtable({_ROW: others[_ROW], "said": said[others.index] + "' above"})
     ours = [name for name in written.columns if name not in (_REASON, _TEXT, _ROW)]
-    record = ibis.array([written[name].fill_null("") for name in ours]).join(", ")
+    record = ibis.array(
+        [written[name].cast("string").fill_null("") for name in ours]
+    ).join(", ")
     flagged = (
         written.mutate(record=record)
         .left_join(flags, _ROW)
@@ -374,12 +391,6 @@ def _flag_other_titles(engine: Any, target: Path) -> None:
     )
     with replacing(target) as new:
         engine.to_parquet(flagged, new)
-
-
-def _is_void(text: ir.Value) -> ir.BooleanValue:
-    # White space sorts before "!"; to strip every value would take most of the time.
-    blank = ibis.cases((text < "!", text.strip() == ""), else_=False)
-    return text.isnull() | blank
 
 
 def _rejected(engine: Any) -> pd.DataFrame:
@@ -405,6 +416,18 @@ def _rejected(engine: Any) -> pd.DataFrame:
     return found.assign(
         text=found["text"].str.strip("\r\n"), reason=found["reason"].str.rstrip(". ")
     )
+
+
+def _require_closed_quotes(path: str, rejected: pd.DataFrame) -> None:
+    """Raise if a quote swallowed the lines behind it: nobody can say which are bad."""
+    quoted = rejected["reason"].str.contains("unterminated quote")
+    swallowed = rejected[quoted & rejected["text"].str.contains("[\r\n]")]
+    if len(swallowed):
+        raise DatasetError(
+            f"{path} opens a quote in line {swallowed['line'].min()} that is not "
+            f"closed: mend it, or say `quote: ''` by `load_args` in the catalog if "
+            f"quotes are characters like others."
+        )
 
 
 def _other_lines(

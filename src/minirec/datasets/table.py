@@ -23,6 +23,9 @@ from minirec.datasets.column_map import column_map, in_seconds, missing, select
 
 SUFFIXES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
+# how many bad rows a complaint names
+SHOWN = 3
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +58,8 @@ class TableDataset(FileDataset):
     connection : dict, optional
         ``backend`` and the arguments of its ``connect``, or of ``pyspark`` the settings
         of its session by their full names; datasets with the same connection share it
-        within a thread. Default: DuckDB in memory. It spills to a folder of its own,
+        within a thread. Default: DuckDB in memory; within the project, `connection` of
+        globals.yml. DuckDB spills to a folder of its own,
         which lies in the temporary folder unless ``temp_directory`` says otherwise.
     load_args : dict, optional
         How a text file is written, in the words of DuckDB's ``read_csv``: with a header
@@ -158,13 +162,18 @@ class TableDataset(FileDataset):
     def _read_parquet(self, path: str) -> ir.Table:
         import duckdb
 
+        refused: tuple[type[Exception], ...] = (duckdb.Error,)
+        if self._connection_config["backend"] == "pyspark":
+            from pyspark.errors import PySparkException
+
+            refused = (PySparkException,)
         if self._connection_config["backend"] == "duckdb" and Path(path).is_dir():
             path = f"{path}/*.parquet"  # as Spark writes
 
         # Not the parent's `load`, which wraps what the engine says.
         try:
             return self.connection.read_parquet(path, **self._load_args)
-        except duckdb.Error as error:
+        except refused as error:
             said = str(error).splitlines()[0]
             raise DatasetError(
                 f"{path} cannot be read ({said}): put a whole file in its place, "
@@ -179,32 +188,37 @@ class TableDataset(FileDataset):
             return self._converted[1]
         target = _scratch() / f"{uuid4().hex}.parquet"
         config = self._connection_config
-        of_duckdb = config if config["backend"] == "duckdb" else {}
+        of_duckdb = config if config["backend"] in ("duckdb", "pyspark") else {}
         apart = ("backend", "database", "read_only")
-        settings = {name: of_duckdb[name] for name in of_duckdb if name not in apart}
+        settings = {
+            name: value
+            for name, value in of_duckdb.items()
+            if name not in apart and not name.startswith("spark.")
+        }
         settings.setdefault("temp_directory", str(_scratch() / uuid4().hex))
         form = (self._file_format, self._columns, self._load_args)
-        done = records.to_parquet(path, target, *form, settings)
+        most = SHOWN if self._on_bad_rows == "fail" else None
+        done = records.to_parquet(path, target, *form, settings, most)
         self._report(path, done)
         self._converted = (marks, target)
         return target
 
     def _report(self, path: str, done: records.Converted) -> None:
         """Raise or list what was bad."""
-        n_bad = len(done.bad)
         table = f"{path}.bad_rows.csv"
-        if self._on_bad_rows == "fail" or n_bad == done.rows:
-            if n_bad:
-                raise DatasetError(_complaint(path, done))
+        if done.n_bad and (self._on_bad_rows == "fail" or done.n_bad == done.rows):
+            raise DatasetError(_complaint(path, done))
+        if not self._fs_prefix:
+            Path(table).unlink(missing_ok=True)  # of the file as it was before
+        if not done.n_bad:
             return
         if self._fs_prefix:
             done.bad.to_csv(table, index=False)
         else:
             with replacing(Path(table)) as new:
                 done.bad.to_csv(new, index=False)
-        if n_bad:
-            told = (path, f"{n_bad:,}", f"{done.rows:,}", table)
-            logger.warning("%s: left out %s bad rows of %s, listed in %s", *told)
+        told = (path, f"{done.n_bad:,}", f"{done.rows:,}", table)
+        logger.warning("%s: left out %s bad rows of %s, listed in %s", *told)
 
     def save(self, data: ir.Table) -> None:
         """Write the table, replacing the file as a whole."""
@@ -233,12 +247,15 @@ class TableDataset(FileDataset):
 
 
 def _complaint(path: str, done: records.Converted) -> str:
-    first = [f"line {row.line} ({row.reason})" for row in done.bad[:3].itertuples()]
-    rows = "1 bad row" if len(done.bad) == 1 else f"{len(done.bad):,} bad rows"
+    first = [f"line {row.line} ({row.reason})" for row in done.bad[:SHOWN].itertuples()]
+    rows = "1 bad row" if done.n_bad == 1 else f"{done.n_bad:,} bad rows"
+    drop = (
+        "" if done.n_bad == done.rows else ", or leave them out by `on_bad_rows: drop`"
+    )
     return (
-        f"{path} has {rows} of {done.rows:,}, such as {', '.join(first)}: mend them, say "
-        f"by `load_args` in the catalog how the file is written, such as `encoding: "
-        f"latin-1` or `sep: ';'`, or leave them out by `on_bad_rows: drop`."
+        f"{path} has {rows} of {done.rows:,}, such as {', '.join(first)}: mend them, or "
+        f"say by `load_args` in the catalog how the file is written, such as `encoding: "
+        f"latin-1` or `sep: ';'`{drop}."
     )
 
 
@@ -254,6 +271,7 @@ def _spark(settings: dict[str, Any]) -> Any:
     told: dict[str, Any] = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in settings.items()
+        if name.startswith("spark.")
     }
     return ibis.pyspark.connect(SparkSession.builder.config(map=told).getOrCreate())
 

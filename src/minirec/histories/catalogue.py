@@ -1,5 +1,6 @@
 """The items that can be recommended."""
 
+import ibis
 import ibis.expr.types as ir
 from ibis import _
 
@@ -47,7 +48,8 @@ def catalogue(
     interactions : ibis.Table
         At least ``item_id`` and ``split``.
     template : str
-        Of the text, as `item_text` takes it.
+        Of the text, as `item_text` takes it; where it writes nothing, the title
+        stands.
 
     Returns
     -------
@@ -61,9 +63,11 @@ def catalogue(
         If an item has no title, the template cannot be used, or there are fewer than
         two items.
     """
+    # An item of which the template writes nothing goes by its title.
+    text = ibis.coalesce(item_text(items, template), items[TITLE])
     known = (
         popularity(interactions)
-        .left_join(items.mutate(**{TEXT: item_text(items, template)}), ITEM_ID)
+        .left_join(items.mutate(**{TEXT: text}), ITEM_ID)
         .select(ITEM_ID, TITLE, TEXT, POPULARITY)
         .order_by(ITEM_ID)
         .cache()
@@ -73,8 +77,8 @@ def catalogue(
     if untitled:
         raise InputError(
             f"raw_items has no title for {len(untitled)} of {n_items} items, such as "
-            f"{', '.join(untitled[:5])}: add them, or drop their rows from "
-            f"raw_interactions."
+            f"{', '.join(untitled[:5])}: add them, or leave out what names them by "
+            f"`preprocess.filter.untitled: drop`."
         )
     if n_items < 2:
         raise InputError(

@@ -1,9 +1,12 @@
 """What the source gave, checked and in one form."""
 
+from collections.abc import Sequence
+
 import ibis
 import ibis.expr.types as ir
 from ibis import _
 
+from minirec.cells import is_void, plain_text
 from minirec.columns import DESCRIPTION, ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID
 from minirec.errors import InputError
 from minirec.times import tomorrow
@@ -11,15 +14,8 @@ from minirec.times import tomorrow
 INTERACTIONS = "raw_interactions"
 ITEMS = "raw_items"
 
-# Spelt out, as `str.isspace` has it, since engines differ in what `\s` stands for; by
-# number, since they differ in how a literal holds such characters.
-WHITESPACE = "".join(
-    f"\\x{{{code:x}}}" for code in range(0x3001) if chr(code).isspace()
-)
-
-# Tags of HTML that part words, and all. A "<" before anything but a name is no tag.
-PARTING_TAG = r"(?i)</?(br|p|div|ul|ol|li|table|tr|td|h[1-6])\b[^<>]*>"
-TAG = "</?[A-Za-z][^<>]*>"
+# a name that no column of a source is likely to have
+ROW = "__row"
 
 
 def clean_interactions(raw: ir.Table) -> ir.Table:
@@ -82,23 +78,30 @@ def clean_interactions(raw: ir.Table) -> ir.Table:
     )
 
 
-def clean_items(raw: ir.Table, interactions: ir.Table) -> ir.Table:
+def clean_items(
+    raw: ir.Table, interactions: ir.Table, columns: Sequence[str] = ()
+) -> ir.Table:
     """Check the raw items that count and bring them into one form, one row an item.
+
+    Of several rows of an item one stays as a whole: with a title, and else the first
+    in alphabetical order.
 
     Parameters
     ----------
     raw : ibis.Table
-        At least ``item_id`` (text or whole numbers) and ``title``, and whatever else
-        the source says of an item.
+        At least ``item_id`` (text or whole numbers) and ``title``.
     interactions : ibis.Table
         At least ``item_id``, strings: items without any are left out, unchecked.
+    columns : sequence of str
+        Others of its columns, of text or whole numbers, that are to stay; a
+        ``description`` that it does not have is null.
 
     Returns
     -------
     ibis.Table
-        The same columns and ``description``, if there was none, all strings, held in
-        the engine's temporary storage; each is one line, with single spaces and
-        without tags of HTML, and null where it holds nothing.
+        ``item_id``, ``title`` and `columns`, all strings, held in the engine's
+        temporary storage; each is one line, with single spaces and without tags of
+        HTML, and null where it holds nothing.
 
     Raises
     ------
@@ -110,28 +113,25 @@ def clean_items(raw: ir.Table, interactions: ir.Table) -> ir.Table:
     counts = _counts(raw.aggregate(rows=_.count(), item_id=is_void(raw[ITEM_ID]).sum()))
     _require_rows(counts["rows"], ITEMS)
     require_ids(counts[ITEM_ID], ITEMS, ITEM_ID)
-    if DESCRIPTION not in raw.columns:
+    told = list(dict.fromkeys([TITLE, *columns]))
+    if DESCRIPTION in told and DESCRIPTION not in raw.columns:
         raw = raw.mutate(**{DESCRIPTION: ibis.null("string")})
-    told = [column for column in raw.columns if column != ITEM_ID]
     counted = raw.mutate(**{ITEM_ID: _as_id(raw, ITEMS, ITEM_ID)}).semi_join(
         interactions.select(ITEM_ID).distinct(), ITEM_ID
     )
-    items = (
-        counted.select(ITEM_ID, **{name: _as_text(counted[name]) for name in told})
-        .group_by(ITEM_ID)
-        .aggregate(
-            another=_[TITLE].max(),
-            **{column: _[column].min() for column in told},
-        )
-        .cache()
-    )
-    ambiguous = items.filter(_.another > _[TITLE])[ITEM_ID].execute().tolist()
+    texts = {name: _as_text(counted, name) for name in told}
+    items = counted.select(ITEM_ID, **texts).distinct().cache()
+    titles = items.group_by(ITEM_ID).aggregate(n=_[TITLE].nunique())
+    ambiguous = titles.filter(_.n > 1)[ITEM_ID].execute().tolist()
     if ambiguous:
         raise InputError(
             f"{ITEMS} gives {len(ambiguous)} item ids several titles, such as "
             f"{_some(ambiguous)}: keep one row for each item."
         )
-    return items.drop("another")
+    # Engines differ in where nulls sort.
+    order = [key for name in told for key in (items[name].isnull(), items[name])]
+    first = ibis.row_number().over(ibis.window(group_by=ITEM_ID, order_by=order))
+    return items.mutate(**{ROW: first}).filter(_[ROW] == 0).drop(ROW)
 
 
 def titled_ids(raw: ir.Table) -> ir.Table:
@@ -154,21 +154,9 @@ def titled_ids(raw: ir.Table) -> ir.Table:
     """
     _require_columns(raw, ITEMS, [ITEM_ID, TITLE])
     ids = raw.select(
-        _as_id(raw, ITEMS, ITEM_ID).name(ITEM_ID), title=_as_text(raw.title)
+        _as_id(raw, ITEMS, ITEM_ID).name(ITEM_ID), title=_as_text(raw, TITLE)
     )
     return ids.filter(_[TITLE].notnull()).select(ITEM_ID).distinct()
-
-
-def is_void(column: ir.Column) -> ir.BooleanColumn:
-    """Say which values are null, or as good as null: blank, not finite."""
-    if column.type().is_floating():
-        return column.isnull() | column.isnan() | column.isinf()
-    if column.type().is_string():
-        # White space sorts before "!". Engines are slow to strip, and a branch of a
-        # case is computed for its own rows alone.
-        blank = ibis.cases((column < "!", column.strip() == ""), else_=False)
-        return column.isnull() | blank
-    return column.isnull()
 
 
 def require_ids(void: int, name: str, column: str) -> None:
@@ -211,7 +199,8 @@ def _mistyped(name: str, column: ir.Column, expected: str) -> InputError:
 
 def _as_id(table: ir.Table, name: str, column: str) -> ir.StringColumn:
     dtype = table[column].type()
-    if dtype.is_string() or dtype.is_integer() or dtype.is_uuid():
+    whole = dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0)
+    if dtype.is_string() or whole or dtype.is_uuid():
         return table[column].cast("string")
     raise _mistyped(name, table[column], "text or whole numbers")
 
@@ -220,7 +209,8 @@ def _as_rating(raw: ir.Table) -> ir.Value:
     if RATING not in raw.columns:
         return ibis.null("float64")
     if raw[RATING].type().is_numeric():
-        return raw[RATING].cast("float64")
+        rating = raw[RATING].cast("float64")
+        return ibis.cases((~is_void(rating), rating))
     raise _mistyped(INTERACTIONS, raw[RATING], "numbers")
 
 
@@ -231,15 +221,20 @@ def _as_seconds(raw: ir.Table) -> ir.Value:
         moment = time.cast("timestamp")
         # Some engines' seconds have the fraction and some round it away.
         whole = moment.truncate("s").epoch_seconds().cast("float64")
-        return whole + moment.microsecond() / 1e6
+        # By text, since Spark gives parts of a second in no other way.
+        return whole + moment.strftime("%f").cast("float64") / 1e6
     if dtype.is_numeric():
         return time.cast("float64")
     raise _mistyped(INTERACTIONS, time, "numbers, dates or times")
 
 
-def _as_text(column: ir.Value) -> ir.Value:
-    text = column.cast("string").re_replace(PARTING_TAG, " ").re_replace(TAG, "")
-    return text.re_replace(f"[{WHITESPACE}]+", " ").strip().nullif("")
+def _as_text(table: ir.Table, column: str) -> ir.StringValue:
+    dtype = table[column].type()
+    plain = ("string", "integer", "boolean", "date", "uuid", "null")
+    if not any(getattr(dtype, f"is_{kind}")() for kind in plain):
+        # Engines write other values each in a way of its own.
+        raise _mistyped(ITEMS, table[column], "text or whole numbers")
+    return plain_text(table[column])
 
 
 def _some(ids: list[str]) -> str:

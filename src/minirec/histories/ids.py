@@ -4,9 +4,10 @@ import ibis
 import ibis.expr.types as ir
 from ibis import _
 
+from minirec.cells import is_void
 from minirec.columns import ITEM_ID, POSITION, USER_ID
 from minirec.errors import InputError
-from minirec.histories.clean import INTERACTIONS, is_void, require_ids
+from minirec.histories.clean import INTERACTIONS, require_ids
 
 NUMBER = "number"
 

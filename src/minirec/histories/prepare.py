@@ -32,7 +32,7 @@ def prepare(
     min_rating, since, until
         As `filter_interactions` takes them.
     items : ibis.Table or None
-        Raw items, as `titled` takes them: interactions with others go. None: all stay.
+        Raw items, as `drop_untitled` takes them. None: nothing is asked of items.
 
     Returns
     -------

@@ -1,10 +1,12 @@
 """An item in words."""
 
+from collections.abc import Sequence
 from string import Formatter
 
 import ibis
 import ibis.expr.types as ir
 
+from minirec.columns import DESCRIPTION
 from minirec.errors import InputError
 
 # what closes something that was opened before a value
@@ -38,7 +40,7 @@ def item_text(items: ir.Table, template: str) -> ir.StringColumn:
     InputError
         If the template cannot be read, or names no column or one that is missing.
     """
-    literals, columns = _parse(items, template)
+    literals, columns = _parse(template, items.columns)
     text = ibis.literal("")
     started = ibis.literal(False)
     for place, column in enumerate(columns):
@@ -52,13 +54,31 @@ def item_text(items: ir.Table, template: str) -> ir.StringColumn:
     return ibis.ifelse(started, text + literals[-1], ibis.null("string"))
 
 
+def template_columns(template: str, known: Sequence[str]) -> list[str]:
+    """Return the columns that a template of `item_text` names.
+
+    Parameters
+    ----------
+    template : str
+        As `item_text` takes it.
+    known : sequence of str
+        The columns that it may name; ``description`` it always may.
+
+    Raises
+    ------
+    InputError
+        As `item_text`.
+    """
+    return _parse(template, [*known, DESCRIPTION])[1]
+
+
 def _closing(literal: str) -> tuple[str, str]:
     """Part what closes something, at the start, from the rest."""
     rest = literal.lstrip(CLOSING)
     return literal.removesuffix(rest), rest
 
 
-def _parse(items: ir.Table, template: str) -> tuple[list[str], list[str]]:
+def _parse(template: str, known: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the columns of the template, and what stands before and behind each."""
     wrong = f"preprocess.item_text = {template!r} cannot be read"
     way_out = "write column names between braces, such as '{title}. {description}'."
@@ -73,10 +93,10 @@ def _parse(items: ir.Table, template: str) -> tuple[list[str], list[str]]:
             continue
         if form or conversion or not column:
             raise InputError(f"{wrong}: {way_out}")
-        if column not in items.columns:
+        if column not in known:
             raise InputError(
                 f"preprocess.item_text names {column}, but raw_items has "
-                f"{', '.join(items.columns)}: correct it, or add the column under "
+                f"{', '.join(known)}: correct it, or add the column under "
                 f"`columns` of the catalog entry."
             )
         literals.append("")

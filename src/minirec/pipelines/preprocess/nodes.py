@@ -31,6 +31,7 @@ from minirec.histories.ids import to_ids
 from minirec.histories.leakage import leakage
 from minirec.histories.prepare import prepare
 from minirec.histories.splits import order_and_split
+from minirec.histories.text import template_columns
 from minirec.histories.windows import draw_pool, seen_items, windows
 from minirec.pipelines.preprocess.params import FilterParams, PoolParams, SplitParams
 from minirec.policy.params import PromptParams
@@ -66,10 +67,15 @@ def prepare_items(
     raw_items: ir.Table, interactions: ir.Table, item_text: str
 ) -> pd.DataFrame:
     """Describe the items that the interactions name."""
-    cleaned = clean_items(raw_items, interactions)
+    columns = template_columns(item_text, raw_items.columns)
+    cleaned = clean_items(raw_items, interactions, columns)
     items = catalogue(cleaned, interactions, item_text).execute()
-    # No engine has what undoes them.
-    return items.assign(**{name: items[name].map(unescape) for name in (TITLE, TEXT)})
+
+    def unescaped(text: str) -> str:
+        return " ".join(unescape(text).split()) if "&" in text else text
+
+    # No engine knows the entities of HTML.
+    return items.assign(**{name: items[name].map(unescaped) for name in (TITLE, TEXT)})
 
 
 def build_samples(interactions: ir.Table, window: int) -> ir.Table:
