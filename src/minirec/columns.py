@@ -27,6 +27,7 @@ TOKEN_ID = "token_id"  # noqa: S105 (a column, not a secret)
 RANK = "rank"
 REWARD = "reward"
 MEAN_REWARD = "mean_reward"
+FAILURE = "failure"
 STD_REWARD = "std_reward"
 LEARNABILITY = "learnability"
 REPRESENTATIVENESS = "representativeness"
@@ -43,6 +44,9 @@ TRAIN, VALID, TEST = "train", "valid", "test"
 
 # values of `method`, beside POPULARITY
 TRAINED, UNTRAINED, NEAREST = "trained", "untrained", "nearest"
+
+# values of `failure` in `rewards`
+EMPTY, UNPARSABLE, NOT_FINITE = "empty", "unparsable", "not_finite"
 
 # values of `reason` in `candidates`
 KEPT, TOO_EASY, TOO_HARD, NO_SPREAD = "kept", "too_easy", "too_hard", "no_spread"

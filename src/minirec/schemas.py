@@ -101,6 +101,11 @@ class Rewards(pa.DataFrameModel):
     rollout: Series[int] = pa.Field(ge=0)
     rank: Series[int] = pa.Field(ge=0, description="of the target; 0 is best")
     reward: Series[float]
+    failure: Series[str] = pa.Field(
+        nullable=True,
+        isin=["empty", "unparsable", "not_finite"],
+        description="why there was no answer, which earns 0",
+    )
 
     class Config:
         """One row a rollout."""

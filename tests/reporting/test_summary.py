@@ -70,10 +70,12 @@ def test_work_counts_prompts_rollouts_tokens_and_steps():
 
     log = pd.DataFrame({"step": [1, 2], "num_tokens": [600.0, 1300.0]})
 
-    lines = printed(summary.work_table(rollouts, consumed, log, rankings))
+    rewards = pd.DataFrame({"failure": [None, "empty", "not_finite", "empty"]})
+    lines = printed(summary.work_table(rollouts, rewards, consumed, log, rankings))
 
     assert lines == [
         "scored   2 prompts by 4 rollouts of 7 tokens",
+        "without an answer, rewarded with 0: 2 empty, 1 not finite",
         "trained  on 2 prompts in 2 steps, 1,300 tokens read and written",
         "ranked   1 prompts by 2 policies' answers",
     ]

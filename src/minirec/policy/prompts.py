@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import TemplateError
 
 from minirec.columns import (
+    EMPTY,
     HISTORY_ITEM_ID,
     ITEM_ID,
     N_TOKENS,
@@ -23,6 +24,7 @@ from minirec.columns import (
     TARGET_ITEM_ID,
     TIMESTAMP,
     TITLE,
+    UNPARSABLE,
     USER_ID,
 )
 from minirec.errors import InputError, loading
@@ -372,3 +374,20 @@ def answer(completion: str, answer_end: str, answer_mark: str = "") -> str:
         completion = rest if found else ""
     text = completion.partition(answer_end)[0]
     return text.strip().partition("\n")[0].strip()
+
+
+def failure(completion: str, answer_end: str, answer_mark: str = "") -> str | None:
+    """Say why a completion holds no answer; None if it holds one.
+
+    Parameters are those of `answer`.
+
+    Examples
+    --------
+    >>> failure("Toys, so I think of", "</answer>", "<answer>")
+    'unparsable'
+    >>> failure(' "', '"')
+    'empty'
+    """
+    if answer_mark not in completion:
+        return UNPARSABLE
+    return None if answer(completion, answer_end, answer_mark) else EMPTY

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from minirec.columns import ITEM_ID, SAMPLE_ID, SEEN_ITEM_ID, TARGET_ITEM_ID
+from minirec.columns import (
+    ITEM_ID,
+    NOT_FINITE,
+    SAMPLE_ID,
+    SEEN_ITEM_ID,
+    TARGET_ITEM_ID,
+)
 from minirec.errors import InputError
+from minirec.policy.prompts import failure
 from minirec.ranking.grounding import mask_seen, target_rank
 
 if TYPE_CHECKING:
@@ -17,10 +24,14 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """Of N completions: the target's rank (N,), 0 is best, and the reward (N,)."""
+    """Of N completions: rank of the target, reward, and why there is no answer."""
 
     rank: np.ndarray
+    """(N,), 0 is best; without an answer the number of items, which is after all."""
     reward: np.ndarray
+    """(N,), 0 without an answer."""
+    failure: list[str | None]
+    """N times None, or `EMPTY`, `UNPARSABLE` or `NOT_FINITE`."""
 
 
 class Tasks:
@@ -62,8 +73,25 @@ def reward_completions(
     reward: Callable[..., np.ndarray],
     sample_ids: Sequence[int] | np.ndarray,
     completions: Sequence[str],
+    finite: Sequence[bool] | None = None,
 ) -> Outcome:
     """Ground N completions, rank each one's target, and reward the rank.
+
+    A completion without an answer earns 0: it is empty, it lacks the mark that its
+    answer begins with, or the policy gave a token no finite probability.
+
+    Parameters
+    ----------
+    policy
+        Who wrote them.
+    tasks
+        Their targets and seen items.
+    reward
+        ``f(ranks, scores, targets)``, see `minirec.ranking.rewards`.
+    sample_ids, completions
+        N each.
+    finite
+        N times whether all logits were finite. None: they were.
 
     Raises
     ------
@@ -71,6 +99,13 @@ def reward_completions(
         If the reward function returns another number of values, or one that is not
         finite; the message names the first sample.
     """
+    prompt = policy.params.prompt
+    failures = [
+        failure(text, prompt.answer_end, prompt.answer_mark) for text in completions
+    ]
+    if finite is not None:
+        pairs = zip(failures, finite, strict=True)
+        failures = [why if whole else NOT_FINITE for why, whole in pairs]
     scores, targets = tasks.masked(sample_ids, policy.ground(completions))
     rank = target_rank(scores, targets)
     earned = np.asarray(reward(rank, scores, targets), dtype=np.float64)
@@ -86,4 +121,7 @@ def reward_completions(
             f"{name} returned a value that is not finite for sample {worst}: return "
             "a finite number for every rank"
         )
-    return Outcome(rank, earned)
+    failed = np.array([why is not None for why in failures], bool)
+    return Outcome(
+        np.where(failed, scores.shape[1], rank), np.where(failed, 0.0, earned), failures
+    )

@@ -93,6 +93,7 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
 
 def work_table(
     rollouts: pd.DataFrame,
+    rewards: pd.DataFrame,
     consumed: pd.DataFrame,
     policy_log: pd.DataFrame,
     rankings: pd.DataFrame,
@@ -101,7 +102,7 @@ def work_table(
 
     Parameters
     ----------
-    rollouts, consumed, policy_log, rankings
+    rollouts, rewards, consumed, policy_log, rankings
         The tables of `minirec.schemas` with these names.
 
     Returns
@@ -117,6 +118,12 @@ def work_table(
         f"{rollouts['sample_id'].nunique():,} prompts by {len(rollouts):,} rollouts "
         f"of {tokens:,} tokens",
     )
+    failed = rewards["failure"].value_counts()
+    if len(failed):
+        counts = ", ".join(
+            f"{n:,} {str(why).replace('_', ' ')}" for why, n in failed.items()
+        )
+        table.add_row("", f"without an answer, rewarded with 0: {counts}")
     table.add_row(
         "trained",
         f"on {consumed['sample_id'].nunique():,} prompts in "

@@ -7,6 +7,7 @@ import pandas as pd
 
 from minirec.columns import (
     COMPLETION,
+    FAILURE,
     HISTORY_ITEM_ID,
     ITEM_ID,
     LEARNABILITY,
@@ -174,12 +175,13 @@ def probe_rewards(
                     TOKEN_ID: tokens,
                     RANK: outcome.rank,
                     REWARD: outcome.reward,
+                    FAILURE: pd.array(outcome.failure, dtype="str"),
                 }
             )
         )
     table = pd.concat(parts).sort_values([SAMPLE_ID, ROLLOUT], ignore_index=True)
     key = [SAMPLE_ID, ROLLOUT]
-    return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD]]
+    return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD, FAILURE]]
 
 
 def collect_gradients(

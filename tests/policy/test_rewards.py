@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from minirec.errors import InputError
+from minirec.policy.rewards import Tasks, reward_completions
+
+ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
+PROMPTS = pd.DataFrame(
+    {
+        "sample_id": [7, 3],
+        "target_item_id": ["a", "d"],
+        "seen_item_id": [["b"], ["a", "c"]],
+    }
+)
+
+
+def policy(answer_mark=""):
+    """A policy whose completions begin with the number of the item that they mean."""
+
+    def ground(completions):
+        digits = ["".join(filter(str.isdigit, text)) for text in completions]
+        return np.array([[float(str(item) in d) for item in range(4)] for d in digits])
+
+    prompt = SimpleNamespace(answer_end='"', answer_mark=answer_mark)
+    return SimpleNamespace(ground=ground, params=SimpleNamespace(prompt=prompt))
+
+
+def reciprocal(ranks, scores, targets):
+    return 1 / (ranks + 1)
+
+
+def rewarded(completions, *args, mark="", reward=reciprocal, ids=None):
+    ids = [7] * len(completions) if ids is None else ids
+    tasks = Tasks(PROMPTS, ITEMS)
+    return reward_completions(policy(mark), tasks, reward, ids, completions, *args)
+
+
+def test_the_rank_of_the_target_is_rewarded_and_seen_items_do_not_count():
+    found = rewarded(['0"', '2"', '1"', '3"'], ids=[7, 7, 3, 3])
+    # the last but one means an item that is not seen by 3, but ties count against it
+    assert found.rank.tolist() == [0, 2, 1, 0]
+    assert found.reward.tolist() == [1, 1 / 3, 1 / 2, 1]
+    assert found.failure == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("completion", "mark", "failure"),
+    [
+        ("", "", "empty"),
+        (' " 0', "", "empty"),
+        ("<answer>", "<answer>", "empty"),
+        ("0, I think", "<answer>", "unparsable"),
+    ],
+)
+def test_a_completion_without_an_answer_earns_nothing_and_a_reason(
+    completion, mark, failure
+):
+    found = rewarded([completion, f'{mark}0"'], mark=mark)
+    assert found.failure == [failure, None]
+    assert found.reward.tolist() == [0, 1]
+    assert found.rank.tolist() == [len(ITEMS), 0]
+
+
+def test_a_completion_from_logits_that_are_not_finite_earns_nothing():
+    found = rewarded(['0"', '0"', ""], [True, False, False])
+    assert found.failure == [None, "not_finite", "not_finite"]
+    assert found.reward.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "sentence"),
+    [
+        (lambda ranks, scores, targets: ranks / 0.0, "is not finite for sample 7"),
+        (lambda ranks, scores, targets: 1.0, r"shape \(\) for 1 completions"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_a_reward_that_cannot_be_used_is_named(reward, sentence):
+    with pytest.raises(InputError, match=sentence):
+        rewarded(['2"'], reward=reward)
+
+
+def test_items_that_the_catalogue_does_not_have_are_refused():
+    with pytest.raises(InputError, match="made from different data"):
+        Tasks(PROMPTS, ITEMS.iloc[:3])
