@@ -334,7 +334,7 @@ def _ask(
         )
     if status != 200:
         way = "see its log, and check address, model and protocol in score.probe.server"
-        if "stop_token_ids" in said:
+        if status == 400 and "stop_token_ids" in said:  # some take 128 at most
             n = len((body or {}).get("stop_token_ids", ()))
             way = (
                 f"start vLLM with the environment variable VLLM_MAX_STOP_TOKEN_IDS={n}, "
