@@ -414,7 +414,7 @@ def test_an_answer_that_trickles_has_its_time_too(scripted, complete):
             yield b" "
 
     server = scripted(lambda asked: (200, {}, trickle()))
-    with pytest.raises(InputError, match=r"no end within 0\.3 s"):
+    with pytest.raises(InputError, match=r"no (end|answer) within 0\.3 s"):
         one(complete, server, timeout_seconds=0.3, retries=0)
 
 
