@@ -68,6 +68,16 @@ def test_peft_is_back_afterwards_and_can_be_disabled_within(float64_policy):
     assert not any("forward" in vars(module) for module in float64_policy.modules())
 
 
+def test_nested_contexts_end_one_by_one(float64_policy):
+    layer = float64_policy.get_submodule("base_model.model.model.layers.0.mlp.up_proj")
+    with fast_lora(float64_policy):
+        outer = layer.forward
+        with fast_lora(float64_policy):
+            pass
+        assert layer.forward is outer
+    assert "forward" not in vars(layer)
+
+
 def test_dropout_of_training_stays():
     net = torch.nn.Sequential(torch.nn.Linear(8, 8))
     lora = LoraConfig(r=2, target_modules=["0"], lora_dropout=0.5)

@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from minirec.errors import InputError
 from minirec.policy import packed_rows
@@ -143,10 +148,33 @@ def test_gradients_do_not_depend_on_the_batch(float64_policy, ragged):
         assert_equal_up_to_rounding(torch.from_numpy(hidden[row]), torch.tensor(own))
 
 
+def test_layers_that_mix_prompts_are_refused():
+    config = Qwen2MoeConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=2,
+        num_experts_per_tok=1,
+    )
+    lora = LoraConfig(target_modules=["up_proj"], task_type="CAUSAL_LM")
+    policy = get_peft_model(Qwen2MoeForCausalLM(config), lora).eval()
+    parameters = trainable_parameters(policy, last_blocks=None)
+    prompts, completions, advantages = [[3, 4], [5]], [[[6], [7]]] * 2, [[1, -1]] * 2
+    with pytest.raises(InputError, match=r"shared_expert.* prompts of a batch mix"):
+        sample_gradients(policy, prompts, completions, advantages, 0, 1.0, parameters)
+    # nothing but the head is differentiated here
+    assert hidden_gradients(policy, prompts, completions, advantages, 0, 1.0).all()
+
+
 def test_what_earned_alike_asks_for_nothing_and_is_not_read(float64_policy, groups):
     parameters = trainable_parameters(float64_policy, last_blocks=1)
     prompts, completions = groups
-    # the second prompt is longer than any model reads: -1 is no token
+    # -1 is no token: to read it would fail
     prompts[1] = [-1]
     advantages = [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.5, -0.5, 0.0]]
     lora = sample_gradients(
@@ -217,6 +245,13 @@ def test_adapters_outside_of_the_blocks_need_a_number_of_blocks():
     assert len(trainable_parameters(policy, last_blocks=2)) == 4
     with pytest.raises(InputError, match=r"lm_head.* lies outside of all blocks"):
         trainable_parameters(policy, last_blocks=None)
+
+
+def test_a_single_rollout_has_no_advantage():
+    ragged = group_advantages([[0.0, 1.0], [0.7]])
+    expected = 0.5 / (np.sqrt(0.5) + 1e-4)
+    np.testing.assert_allclose(ragged[0], [-expected, expected])
+    np.testing.assert_array_equal(ragged[1], [0.0])
 
 
 def test_only_the_last_blocks_are_differentiated(float64_policy):

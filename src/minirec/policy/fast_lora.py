@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from minirec.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel, PeftMixedModel
+    from peft import PeftMixedModel, PeftModel
     from peft.tuners.lora import Linear
     from transformers import PreTrainedModel
 
@@ -43,13 +43,23 @@ def fast_lora(policy: PeftModel | PeftMixedModel | PreTrainedModel) -> Iterator[
     layers = [m for m in policy.modules() if type(m) is Linear]
     for layer in layers:
         _check_plain(layer)
-    for layer in layers:
-        layer.forward = _forward(layer, layer.forward)
+    with replaced({layer: _forward(layer, layer.forward) for layer in layers}):
+        yield
+
+
+@contextmanager
+def replaced(forwards: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute something else while the context lasts."""
+    known = {module: vars(module).get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        vars(module)["forward"] = forward
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class' own again
+        for module, own in known.items():
+            del vars(module)["forward"]  # the class' own again
+            if own is not None:
+                vars(module)["forward"] = own
 
 
 def _check_plain(layer: Linear) -> None:
@@ -67,18 +77,20 @@ def _forward(
     import torch
 
     (name,) = (name for name in layer.active_adapters if name in layer.lora_A)
-    down, up = layer.lora_A[name], layer.lora_B[name]
-    dropout, scaling = layer.lora_dropout[name], layer.scaling[name]
+    down: Any = layer.lora_A[name].weight
+    up: Any = layer.lora_B[name].weight
+    dropout: Any = layer.lora_dropout[name]
+    scaling = layer.scaling[name]
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if layer.disable_adapters or layer.merged:
             return peft_forward(x, *args, **kwargs)
         base = layer.base_layer(x, *args, **kwargs)
-        low_rank = dropout(x) @ down.weight.to(x.dtype).T
+        low_rank = dropout(x) @ down.to(x.dtype).T
         return torch.addmm(
             base.flatten(0, -2),
             low_rank.flatten(0, -2),
-            up.weight.to(base.dtype).T,
+            up.to(base.dtype).T,
             alpha=scaling,
         ).view_as(base)
 

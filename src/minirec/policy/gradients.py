@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,10 +14,10 @@ from minirec.errors import InputError
 from minirec.policy.fast_lora import fast_lora
 from minirec.policy.packed_rows import (
     PackedRows,
+    logits_of,
     pack_rows,
     read_rows,
     reading_blocks,
-    scaled_logits,
     transformer_blocks,
 )
 from minirec.types import Adapter
@@ -25,20 +25,35 @@ from minirec.types import Adapter
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from peft.tuners.lora import Linear
     from transformers import PreTrainedModel
 
+# numbers of a matrix (tokens, vocabulary) that a processor's cache holds: a few MiB
+_IN_CACHE = 2**20
 # the adapter's own name in a parameter's name, which a saved adapter leaves out
 _ADAPTER_NAME = re.compile(r"(?<=lora_[AB])\.[^.]+(?=\.weight$)")
 
 
-def group_advantages(rewards: np.ndarray) -> np.ndarray:
-    """Rewards less their prompt's mean, over its standard deviation (B, G).
+def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarray]:
+    """Rewards less their prompt's mean, over its standard deviation.
 
-    As TRL's GRPO has it: sample standard deviation, 1e-4 added to it.
+    As TRL's GRPO has it: sample standard deviation, 1e-4 added to it. One rollout
+    alone has advantage 0.
+
+    Parameters
+    ----------
+    rewards
+        One array a prompt, of one number a completion.
+
+    Examples
+    --------
+    >>> [own.round(2).tolist() for own in group_advantages([[0, 1, 2], [0.3]])]
+    [[-1.0, 0.0, 1.0], [0.0]]
     """
-    centred = rewards - rewards.mean(1, keepdims=True)
-    return centred / (rewards.std(1, ddof=1, keepdims=True) + 1e-4)
+    groups = [np.asarray(own, dtype=np.float64) for own in rewards]
+    return [
+        (own - own.mean()) / (own.std(ddof=min(1, len(own) - 1)) + 1e-4)
+        for own in groups
+    ]
 
 
 def trainable_parameters(
@@ -120,9 +135,9 @@ def sample_gradients(
     import torch
 
     teaching = _teaching(advantages)
+    finer = torch.promote_types(policy.dtype, torch.float32)
     out = {
-        name: p.new_zeros(len(prompts), *p.shape, dtype=torch.float32)
-        for name, p in parameters
+        name: p.new_zeros(len(prompts), *p.shape, dtype=finer) for name, p in parameters
     }
     if not len(teaching.sample):
         return out
@@ -147,7 +162,7 @@ def sample_gradients(
         torch.autograd.grad(hidden, begin[-1], upstream)
     sample = torch.as_tensor(teaching.sample, device=policy.device)
     for name, gradient in own.items():
-        out[name].index_copy_(0, sample, gradient.float())
+        out[name].index_copy_(0, sample, gradient.to(finer))
     return out
 
 
@@ -224,11 +239,11 @@ def hessian_products(
     reading, token = rows.reading.to(hidden.device), rows.token.to(hidden.device)
     finer = torch.promote_types(hidden.dtype, torch.float32)
     count = torch.bincount(reading, minlength=len(hidden)).to(finer)
-    parts = []
-    for block in reading_blocks(policy, len(hidden)):
+    parts: list[torch.Tensor] = []
+    for block in reading_blocks(policy, len(hidden), 4 * _IN_CACHE):
         at = hidden[block].requires_grad_()
         with torch.enable_grad():
-            logits = scaled_logits(policy, at, temperature)
+            logits = logits_of(policy, at).to(finer) / temperature
             mine = (reading >= block.start) & (reading < block.stop)
             written = logits[reading[mine] - block.start, token[mine]]
             loss = count[block] @ logits.logsumexp(-1) - written.sum()
@@ -292,18 +307,26 @@ def _hidden_gradients(
     # all advantages behind one another: a token's is that of its row's rollout
     first = np.cumsum([0, *map(len, weights)])
     place = torch.as_tensor(first)[rows.row[rows.reading]] + rows.rollout
-    weight = torch.as_tensor(np.concatenate(weights))[place].to(device)
-    reading, token = rows.reading.to(device), rows.token.to(device)
+    finer = torch.promote_types(hidden.dtype, torch.float32)
+    weight = torch.as_tensor(np.concatenate(weights))[place].to(finer)
+    order = rows.reading.argsort(stable=True)
+    reading, token = rows.reading[order].to(device), rows.token[order].to(device)
+    weight = weight[order].to(device) / temperature
+    total = weight.new_zeros(len(hidden)).index_add_(0, reading, weight)
+    start = torch.searchsorted(rows.reading[order], torch.arange(len(hidden) + 1))
     out = torch.empty_like(hidden)
     for block in reading_blocks(policy, len(hidden)):
         at = hidden[block].detach().requires_grad_()
         with torch.enable_grad():
-            logits = scaled_logits(policy, at, temperature)
-        mine = (reading >= block.start) & (reading < block.stop)
-        of, own = reading[mine] - block.start, weight[mine].to(logits.dtype)
-        total = own.new_zeros(len(at)).index_add_(0, of, own)
-        slope = logits.detach().softmax(-1).mul_(total[:, None])
-        slope.index_put_((of, token[mine]), -own, accumulate=True)
+            logits = logits_of(policy, at)
+        slope = torch.empty_like(logits)
+        for part in reading_blocks(policy, len(at), _IN_CACHE):
+            begin, end = block.start + part.start, block.start + part.stop
+            own = slice(start[begin], start[end])
+            p = (logits.detach()[part].to(finer) / temperature).softmax(-1)
+            p *= total[begin:end, None]
+            at_token = (reading[own] - begin, token[own])
+            slope[part] = p.index_put_(at_token, -weight[own], accumulate=True)
         (out[block],) = torch.autograd.grad(logits, at, slope)
     return out
 
@@ -372,7 +395,7 @@ def _per_sample(
     handles = []
     names = {id(parameter): name for name, parameter in parameters}
 
-    def watch(module: Linear) -> None:
+    def watch(module: Any) -> None:  # peft's Linear
         (key,) = module.lora_A.keys() & set(module.active_adapters)
         down, up = module.lora_A[key].weight, module.lora_B[key].weight
         scaling = module.scaling[key]
@@ -388,7 +411,8 @@ def _per_sample(
 
             def backward(upstream: torch.Tensor) -> None:
                 low = x @ down.detach().to(x.dtype).T * scaling
-                gradients[names[id(up)]] = torch.bmm(upstream.transpose(1, 2), low)
+                own = torch.bmm(low.transpose(1, 2), upstream)
+                gradients[names[id(up)]] = own.transpose(1, 2)
                 back = upstream @ up.detach().to(upstream.dtype) * scaling
                 gradients[names[id(down)]] = torch.bmm(back.transpose(1, 2), x)
 

@@ -10,13 +10,13 @@ One-token completions cost no more than their prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minirec.errors import InputError
+from minirec.policy.fast_lora import replaced
 from minirec.policy.loading import check_window
 from minirec.policy.rollouts import _shared_prefix
 
@@ -38,7 +38,7 @@ class PackedRows(NamedTuple):
     shared: int  # how many first columns are the same in all rows
     row: torch.Tensor  # (n,) of a reading
     column: torch.Tensor  # (n,) of a reading
-    reading: torch.Tensor  # (m,) ascending: from which reading a token is predicted
+    reading: torch.Tensor  # (m,) from which a token is predicted
     token: torch.Tensor  # (m,) its id
     rollout: torch.Tensor  # (m,) which of its prompt's completions it belongs to
 
@@ -166,7 +166,9 @@ def packed_log_probs(
     def of_block(
         hidden: torch.Tensor, reading: torch.Tensor, token: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs = scaled_logits(lm, hidden, temperature).log_softmax(-1)
+        logits = logits_of(lm, hidden)
+        finer = torch.promote_types(logits.dtype, torch.float32)
+        log_probs = (logits.to(finer) / temperature).log_softmax(-1)
         with torch.no_grad():
             entropy = -(log_probs.exp() * log_probs).sum(-1)
         return log_probs[reading, token], entropy[reading]
@@ -189,9 +191,11 @@ def packed_log_probs(
     return TokenLogProbs(log_prob, row, rows.rollout.to(lm.device), entropy)
 
 
-def reading_blocks(lm: PreTrainedModel | PeftModel, n: int) -> list[slice]:
+def reading_blocks(
+    lm: PreTrainedModel | PeftModel, n: int, numbers: int | None = None
+) -> list[slice]:
     """Cut n readings into blocks whose logits are not too many to hold at once."""
-    size = max(1, _BLOCK // lm.config.get_text_config().vocab_size)
+    size = max(1, (numbers or _BLOCK) // lm.config.get_text_config().vocab_size)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -228,7 +232,7 @@ def read_rows(
     def given(*_: Any, **__: Any) -> Any:
         return below
 
-    with _replaced(blocks[:frozen], given):
+    with replaced(dict.fromkeys(blocks[:frozen], given)):
         return _last_hidden(lm, **whole, use_cache=False)[row, column]
 
 
@@ -254,7 +258,7 @@ def _after_frozen(
         lambda _, __, output: returned.append(output)
     )
     try:
-        with _replaced(blocks[frozen:], passed):
+        with replaced(dict.fromkeys(blocks[frozen:], passed)):
             cache = None
             if shared:
                 cache = DynamicCache(config=lm.config.get_text_config())
@@ -291,7 +295,8 @@ def _last_hidden(lm: PreTrainedModel | PeftModel, **inputs: Any) -> torch.Tensor
         kept.append(given[0])
         return (given[0][:1, :1],)
 
-    hook = lm.get_output_embeddings().register_forward_pre_hook(narrow)
+    head: Any = lm.get_output_embeddings()
+    hook = head.register_forward_pre_hook(narrow)
     try:
         lm(**inputs)
     finally:
@@ -299,21 +304,18 @@ def _last_hidden(lm: PreTrainedModel | PeftModel, **inputs: Any) -> torch.Tensor
     return kept[0]
 
 
-def scaled_logits(
-    lm: PreTrainedModel | PeftModel, hidden: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Return the model's logits of hidden states (n, hidden) over the temperature.
+def logits_of(lm: PreTrainedModel | PeftModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Return the model's logits (n, vocabulary) of last hidden states (n, hidden).
 
-    They are (n, vocabulary), float32 or finer. All that the model does to its logits,
-    such as capping them, is done.
+    All that the model does to its logits, such as capping them, is done.
     """
     import torch
 
-    base = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+    base: Any = getattr(lm, "get_base_model", lambda: lm)()
     decoded = _Decoded({0: hidden[None], "last_hidden_state": hidden[None]})
-    with _replaced([base.base_model], lambda *_, **__: decoded):
-        logits = lm(input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[0]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    with replaced({base.base_model: lambda *_, **__: decoded}):
+        any_input = torch.zeros(1, 1, dtype=torch.long, device=lm.device)
+        return lm(input_ids=any_input).logits[0]
 
 
 class _Decoded(dict):
@@ -340,19 +342,3 @@ def transformer_blocks(lm: PreTrainedModel | PeftModel) -> list[torch.nn.Module]
         f"policy_model is a {type(lm).__name__} without a list of {size} blocks, whose "
         "gradients cannot be told apart: name another model, such as Llama or Qwen"
     )
-
-
-@contextmanager
-def _replaced(modules: Sequence[torch.nn.Module], forward: Any) -> Iterator[None]:
-    """Let modules do something else while the context lasts."""
-    known = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module, own in zip(modules, known, strict=True):
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
