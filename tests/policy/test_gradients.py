@@ -254,6 +254,12 @@ def test_a_single_rollout_has_no_advantage():
     np.testing.assert_array_equal(ragged[1], [0.0])
 
 
+def test_equal_rewards_have_advantage_zero_to_the_last_digit():
+    rewards = [0.1, 0.1, 0.1]
+    assert np.mean(rewards) != 0.1  # rounded
+    np.testing.assert_array_equal(group_advantages([rewards])[0], np.zeros(3))
+
+
 def test_only_the_last_blocks_are_differentiated(float64_policy):
     names = [name for name, _ in trainable_parameters(float64_policy, last_blocks=2)]
     # seven linear layers a block, A and B each

@@ -36,8 +36,8 @@ _ADAPTER_NAME = re.compile(r"(?<=lora_[AB])\.[^.]+(?=\.weight$)")
 def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarray]:
     """Rewards less their prompt's mean, over its standard deviation.
 
-    As TRL's GRPO has it: sample standard deviation, 1e-4 added to it. One rollout
-    alone has advantage 0.
+    As TRL's GRPO has it: sample standard deviation, 1e-4 added to it. Equal rewards,
+    and that of one rollout alone, have advantage 0.
 
     Parameters
     ----------
@@ -49,11 +49,15 @@ def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarr
     >>> [own.round(2).tolist() for own in group_advantages([[0, 1, 2], [0.3]])]
     [[-1.0, 0.0, 1.0], [0.0]]
     """
-    groups = [np.asarray(own, dtype=np.float64) for own in rewards]
-    return [
-        (own - own.mean()) / (own.std(ddof=min(1, len(own) - 1)) + 1e-4)
-        for own in groups
-    ]
+    out = []
+    for own in rewards:
+        own = np.asarray(own, dtype=np.float64)
+        centred = own - own.mean()
+        # equal rewards can differ from their own mean by a rounding error, which
+        # would pass for a direction
+        equal = np.ptp(own) == 0
+        out.append(np.zeros(len(own)) if equal else centred / (own.std(ddof=1) + 1e-4))
+    return out
 
 
 def trainable_parameters(
