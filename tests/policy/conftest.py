@@ -1,31 +1,58 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+GROUPED = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+ARCHITECTURES = {
+    "llama": GROUPED,
+    "qwen2": GROUPED,  # biases
+    "gemma2": GROUPED  # logits capped, norms behind layers, every other block a window
+    | {"sliding_window": 16, "final_logit_softcapping": 0.5},
+    "cohere": GROUPED | {"logit_scale": 0.25},  # logits scaled, parallel layers
+    "gpt2": {},  # learned positions, Conv1D
+    "gptj": {"rotary_dim": 4},  # blocks return tuples
+}
 
 
-@pytest.fixture(scope="session")
-def float64_policy():
-    """A three-block Llama with an adapter that is not zero, in float64."""
+def small_policy(architecture):
+    """Three blocks with an adapter that is not zero, in float64."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
+    config = AutoConfig.for_model(architecture, **SMALL, **ARCHITECTURES[architecture])
+    lm = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double()
+    lora = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=architecture == "gpt2",
     )
-    lm = LlamaForCausalLM(config).double()
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(lm, lora, autocast_adapter_dtype=False)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return policy.double().eval()
+
+
+@pytest.fixture(scope="session")
+def float64_policy():
+    """A small Llama with an adapter that is not zero, in float64."""
+    return small_policy("llama")
+
+
+@pytest.fixture(scope="session", params=ARCHITECTURES)
+def any_policy(request):
+    """Small models of several architectures, as `float64_policy`."""
+    return small_policy(request.param)
 
 
 @pytest.fixture

@@ -40,11 +40,12 @@ def test_transformers_pass():
     _check_architecture(mistral(window=8))
 
 
-def test_a_row_longer_than_the_window():
+def test_a_completion_longer_than_the_window():
+    # nothing reads a completion's last token: the longest has 3 + 2 tokens to read
     prompt, completions = [1, 2, 3], [[4, 5, 6], [7, 8]]
-    packed_log_probs(mistral(window=8), [prompt], [completions], pad_token_id=0)
-    with pytest.raises(InputError, match="a row of 8 tokens is longer than the 7"):
-        packed_log_probs(mistral(window=7), [prompt], [completions], pad_token_id=0)
+    packed_log_probs(mistral(window=5), [prompt], [completions], pad_token_id=0)
+    with pytest.raises(InputError, match="a row of 5 tokens is longer than the 4"):
+        packed_log_probs(mistral(window=4), [prompt], [completions], pad_token_id=0)
 
 
 def test_a_model_without_windows_takes_any_row():

@@ -1,14 +1,26 @@
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from minirec.errors import InputError
+from minirec.policy import packed_rows
 from minirec.policy.gradients import (
     CountSketch,
+    adapter_movement,
     group_advantages,
+    hessian_products,
+    hidden_gradients,
     sample_gradients,
     trainable_parameters,
 )
+from minirec.policy.loading import get_adapter
 
 
 def test_advantages_by_hand():
@@ -18,23 +30,234 @@ def test_advantages_by_hand():
     np.testing.assert_allclose(advantages, [[-expected, expected], [0, 0]])
 
 
-def test_gradients_equal_those_of_single_samples(float64_policy, groups, apart):
+# Norms and softmax round to float32, and angles are computed in it, whatever the model's
+# dtype: 2^-24 each, a handful in each of three blocks, of the largest value.
+ROUNDING = 1e-5
+
+
+@pytest.fixture
+def ragged(groups):
+    """Prompts with a common beginning, 3, 2 and 3 completions, and their advantages."""
     prompts, completions = groups
-    advantages = np.random.default_rng(0).normal(size=(3, 3))
-    parameters = trainable_parameters(float64_policy, last_blocks=None)
+    prompts = [[3, 8, *prompt] for prompt in prompts]
+    completions = [completions[0], completions[1][:2], completions[2]]
+    completions[2] = [completions[2][0], completions[2][0][:3], [45]]  # a shared start
+    random = np.random.default_rng(0)
+    return prompts, completions, [random.normal(size=len(c)) for c in completions]
+
+
+def assert_equal_up_to_rounding(found, expected):
+    assert found.shape == expected.shape
+    assert expected.abs().max() > 0
+    assert (found - expected).abs().max() <= ROUNDING * expected.abs().max()
+
+
+@pytest.mark.parametrize("last_blocks", [None, 2])
+def test_gradients_equal_those_of_single_samples(
+    any_policy, ragged, apart, last_blocks
+):
+    prompts, completions, advantages = ragged
+    parameters = trainable_parameters(any_policy, last_blocks)
     batch = sample_gradients(
-        float64_policy, prompts, completions, advantages, 0, 1.0, parameters
+        any_policy, prompts, completions, advantages, 0, 0.7, parameters
     )
     for row in range(3):
         loss = -sum(
-            advantages[row, i] * sum(apart(float64_policy, prompts[row], completion))
-            for i, completion in enumerate(completions[row])
+            advantage * sum(apart(any_policy, prompts[row], completion, 0.7))
+            for advantage, completion in zip(
+                advantages[row], completions[row], strict=True
+            )
         )
         alone = torch.autograd.grad(loss, [p for _, p in parameters])
         for (name, _), expected in zip(parameters, alone, strict=True):
-            # as in test_packed_rows, the float32 angles bound the agreement
-            scale = expected.abs().max()
-            assert (batch[name][row] - expected).abs().max() <= 1e-5 * scale, name
+            assert_equal_up_to_rounding(batch[name][row], expected)
+
+
+def at_the_head(policy, prompt, completion, differentiate):
+    """Differentiate by what the head reads of one completion in a row of its own."""
+    kept = []
+
+    def keep(_, given):
+        kept.append(given[0].detach().requires_grad_())
+        return (kept[-1],)
+
+    handle = policy.get_output_embeddings().register_forward_pre_hook(keep)
+    logits = policy(torch.tensor([prompt + completion])).logits[0] / 0.7
+    handle.remove()
+    log_prob = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    chosen = log_prob[range(len(completion)), completion]
+    return differentiate(chosen.sum(), kept[0])[0].sum(0)
+
+
+def test_hidden_gradients_equal_autograd(any_policy, ragged):
+    prompts, completions, advantages = ragged
+    found = hidden_gradients(any_policy, prompts, completions, advantages, 0, 0.7)
+
+    def gradient(log_prob, hidden):
+        return torch.autograd.grad(log_prob, hidden)[0]
+
+    for row in range(3):
+        expected = sum(
+            -advantage * at_the_head(any_policy, prompts[row], completion, gradient)
+            for advantage, completion in zip(
+                advantages[row], completions[row], strict=True
+            )
+        )
+        assert_equal_up_to_rounding(torch.from_numpy(found[row]), expected)
+
+
+def test_hessian_products_equal_double_backward(any_policy, ragged):
+    prompts, completions, _ = ragged
+    direction = np.random.default_rng(1).normal(size=32)
+    found = hessian_products(any_policy, prompts, completions, direction, 0, 0.7)
+
+    def product(log_prob, hidden):
+        (slope,) = torch.autograd.grad(-log_prob, hidden, create_graph=True)
+        towards = torch.from_numpy(direction).expand_as(slope)
+        return torch.autograd.grad(slope, hidden, towards)[0]
+
+    for row in range(3):
+        expected = sum(
+            at_the_head(any_policy, prompts[row], completion, product)
+            for completion in completions[row]
+        )
+        assert_equal_up_to_rounding(torch.from_numpy(found[row]), expected)
+
+
+def test_hessian_products_in_closed_form(float64_policy):
+    direction = np.linspace(-1, 1, 32)
+    found = hessian_products(float64_policy, [[5, 9]], [[[20]]], direction, 0, 2.0)
+    head = float64_policy.get_output_embeddings().weight.detach().numpy()
+    logits = float64_policy(torch.tensor([[5, 9]])).logits[0, -1].detach() / 2.0
+    p = logits.softmax(-1).numpy()
+    fisher = np.diag(p) - np.outer(p, p)
+    expected = head.T @ fisher @ head @ direction / 2.0**2
+    np.testing.assert_allclose(found[0], expected, rtol=ROUNDING)
+
+
+def test_gradients_do_not_depend_on_the_batch(float64_policy, ragged):
+    parameters = trainable_parameters(float64_policy, last_blocks=1)
+    together = sample_gradients(float64_policy, *ragged, 0, 1.0, parameters)
+    hidden = hidden_gradients(float64_policy, *ragged, 0, 1.0)
+    for row in range(3):
+        one = [part[row : row + 1] for part in ragged]
+        alone = sample_gradients(float64_policy, *one, 0, 1.0, parameters)
+        for name, gradient in alone.items():
+            assert_equal_up_to_rounding(together[name][row], gradient[0])
+        own = hidden_gradients(float64_policy, *one, 0, 1.0)[0]
+        assert_equal_up_to_rounding(torch.from_numpy(hidden[row]), torch.tensor(own))
+
+
+def test_layers_that_mix_prompts_are_refused():
+    config = Qwen2MoeConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=2,
+        num_experts_per_tok=1,
+    )
+    lora = LoraConfig(target_modules=["up_proj"], task_type="CAUSAL_LM")
+    policy = get_peft_model(Qwen2MoeForCausalLM(config), lora).eval()
+    parameters = trainable_parameters(policy, last_blocks=None)
+    prompts, completions, advantages = [[3, 4], [5]], [[[6], [7]]] * 2, [[1, -1]] * 2
+    with pytest.raises(InputError, match=r"shared_expert.* prompts of a batch mix"):
+        sample_gradients(policy, prompts, completions, advantages, 0, 1.0, parameters)
+    # nothing but the head is differentiated here
+    assert hidden_gradients(policy, prompts, completions, advantages, 0, 1.0).all()
+
+
+def test_what_earned_alike_asks_for_nothing_and_is_not_read(float64_policy, groups):
+    parameters = trainable_parameters(float64_policy, last_blocks=1)
+    prompts, completions = groups
+    # -1 is no token: to read it would fail
+    prompts[1] = [-1]
+    advantages = [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.5, -0.5, 0.0]]
+    lora = sample_gradients(
+        float64_policy, prompts, completions, advantages, 0, 1.0, parameters
+    )
+    assert all(not g[1].any() and g[0].any() for g in lora.values())
+    hidden = hidden_gradients(float64_policy, prompts, completions, advantages, 0, 1.0)
+    assert hidden[[0, 2]].any(axis=1).all()
+    np.testing.assert_array_equal(hidden[1], 0)
+    nothing = hidden_gradients(float64_policy, [[-1]], [[[3]]], [[0.0]], 0, 1.0)
+    np.testing.assert_array_equal(nothing, np.zeros((1, 32)))
+
+
+def test_blocks_of_logits_change_nothing(float64_policy, ragged, monkeypatch):
+    direction = np.ones(32)
+    whole = (
+        hidden_gradients(float64_policy, *ragged, 0, 1.0),
+        hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),
+    )
+    monkeypatch.setattr(packed_rows, "_BLOCK", 3 * 50)  # three readings at once
+    cut = (
+        hidden_gradients(float64_policy, *ragged, 0, 1.0),
+        hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),
+    )
+    for found, expected in zip(cut, whole, strict=True):
+        # sums of at most 50 numbers in float64
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_movement_is_the_gradient_that_a_descent_step_followed(float64_policy):
+    parameters = trainable_parameters(float64_policy, last_blocks=2)
+    before = get_adapter(float64_policy)
+    step = {
+        name: torch.full_like(tensor, 0.25 if "lora_A" in name else -0.5)
+        for name, tensor in before["tensors"].items()
+    }
+    after = {
+        "config": before["config"],
+        "tensors": {n: t - step[n] for n, t in before["tensors"].items()},
+    }
+    movement = adapter_movement(before, after, parameters)
+    assert list(movement) == [name for name, _ in parameters]
+    for name, parameter in parameters:
+        assert movement[name].shape == (1, *parameter.shape)
+        # float32 rounds values below 1 to 2^-25
+        expected = torch.full_like(movement[name], 0.25 if "lora_A" in name else -0.5)
+        torch.testing.assert_close(movement[name], expected, rtol=0, atol=2.0**-23)
+
+
+def test_movement_between_adapters_of_different_models(float64_policy):
+    parameters = trainable_parameters(float64_policy, last_blocks=1)
+    adapter = get_adapter(float64_policy)
+    empty = {"config": adapter["config"], "tensors": {}}
+    with pytest.raises(InputError, match=r"an adapter has no tensor base_model\."):
+        adapter_movement(adapter, empty, parameters)
+
+
+def test_adapters_outside_of_the_blocks_need_a_number_of_blocks():
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    lora = LoraConfig(target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    policy = get_peft_model(LlamaForCausalLM(config), lora)
+    assert len(trainable_parameters(policy, last_blocks=2)) == 4
+    with pytest.raises(InputError, match=r"lm_head.* lies outside of all blocks"):
+        trainable_parameters(policy, last_blocks=None)
+
+
+def test_a_single_rollout_has_no_advantage():
+    ragged = group_advantages([[0.0, 1.0], [0.7]])
+    expected = 0.5 / (np.sqrt(0.5) + 1e-4)
+    np.testing.assert_allclose(ragged[0], [-expected, expected])
+    np.testing.assert_array_equal(ragged[1], [0.0])
+
+
+def test_equal_rewards_have_advantage_zero_to_the_last_digit():
+    rewards = [0.1, 0.1, 0.1]
+    assert np.mean(rewards) != 0.1  # rounded
+    np.testing.assert_array_equal(group_advantages([rewards])[0], np.zeros(3))
 
 
 def test_only_the_last_blocks_are_differentiated(float64_policy):
