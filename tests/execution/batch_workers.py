@@ -24,9 +24,10 @@ def make_doubler(
         for each in ids:
             if each in fails_at:
                 raise OSError(28, "No space left on device")
-            mark = Path(notes or "", f".killed at {each}")
-            if each in kills_at or (each in kills_once and not mark.exists()):
-                mark.touch()
+            once = notes and Path(notes, f".killed at {each}")
+            if each in kills_at or (each in kills_once and not once.exists()):
+                if once:
+                    once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return double(batch)
 
