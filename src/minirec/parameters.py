@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from minirec.errors import InputError
+from minirec.execution.params import ExecutionParams
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
@@ -26,6 +27,7 @@ class Parameters(Params, extra="ignore"):
     """The groups that the pipelines take; groups of your own are left alone."""
 
     seed: int = Field(ge=0, lt=2**32)
+    execution: ExecutionParams
     policy: PolicyParams
     ranking: RankingParams
     preprocess: PreprocessParams

@@ -41,6 +41,9 @@ _APART = {
 # Which engine reads a file does not change what it reads.
 _OF_ENGINES = {"connection", "credentials"}
 
+# Nor does where batches are worked on.
+_OF_EXECUTION = {"params:execution"}
+
 # What is said of the content of a dataset that has no file.
 NO_FILE = "no file"
 
@@ -331,7 +334,9 @@ class Graph:
     ) -> Origin:
         node = self.makers[name]
         params = {
-            each: self._parameter(each) for each in node.inputs if is_parameter(each)
+            each: self._parameter(each)
+            for each in node.inputs
+            if is_parameter(each) and each not in _OF_EXECUTION
         }
         tables = [each for each in node.inputs if not is_parameter(each)]
         known = {} if record is None else record.own.sources

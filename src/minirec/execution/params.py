@@ -1,0 +1,37 @@
+"""Parameters of execution, as `params:execution` holds them."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from minirec.errors import InputError
+from minirec.policy.params import Params
+
+
+class ExecutionParams(Params):
+    """Where batches are worked on; none of it changes what comes out."""
+
+    engine: Literal["local", "ray"]
+    """``local`` is this process."""
+    workers: int = Field(ge=1)
+    gpus_per_worker: float = Field(ge=0)
+    address: str | None
+    """Of a Ray cluster, or ``auto``; None starts a Ray of its own on this machine."""
+
+    @model_validator(mode="after")
+    def check_engine(self) -> Self:
+        """Refuse what the engine would pass over."""
+        if self.engine == "local" and (
+            self.workers > 1 or self.gpus_per_worker or self.address
+        ):
+            raise InputError(
+                "execution.engine is local, which is one process and takes neither "
+                "workers, gpus_per_worker nor address: leave them as in "
+                "conf/base/parameters.yml, or set engine: ray"
+            )
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise InputError(
+                f"execution.gpus_per_worker is {self.gpus_per_worker}: Ray shares one "
+                "GPU among workers, not several: give a whole number or less than 1"
+            )
+        return self
