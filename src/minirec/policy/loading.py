@@ -95,12 +95,17 @@ def load_model(
 
 
 def _check_architecture(lm: PreTrainedModel) -> None:
-    """Refuse what packed rows would get wrong: recurrent layers, no own positions."""
+    """Refuse what packed rows and rollouts would get wrong.
+
+    That is recurrent layers, no own positions, or an attention of its own, which
+    rollouts cannot exchange.
+    """
     known = {"full_attention", "sliding_attention"}  # for windows: `check_window`
     layers = getattr(lm.config.get_text_config(), "layer_types", None) or known
     takes = inspect.signature(lm.forward).parameters
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
-    if not set(layers) <= known or not needed <= takes.keys():
+    fits = set(layers) <= known and needed <= takes.keys()
+    if not fits or not lm._supports_attention_backend:
         raise InputError(
             f"policy_model is a {type(lm).__name__}, which does not attend by mask and "
             "position in every layer: name a causal transformer, such as Llama, Qwen, "

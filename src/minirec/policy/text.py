@@ -70,7 +70,8 @@ class TextPolicy:
             The N answers.
         """
         limit = self.params.sampling.max_new_tokens
-        tokens = greedy_completions(self.lm, self.tokenizer, prompts, limit)
+        written = greedy_completions(self.lm, self.tokenizer, prompts, limit)
+        tokens = [completion.tokens for completion in written]
         completions = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return self.ground(completions), completions
 

@@ -230,7 +230,9 @@ def _rollouts(
             "prompt_ids": [
                 ids[row] for row in range(len(unique)) for _ in range(group)
             ],
-            "completion_ids": [tokens for group_ in completions for tokens in group_],
+            "completion_ids": [
+                written.tokens for group_ in completions for written in group_
+            ],
             "logprobs": None,
         }
 

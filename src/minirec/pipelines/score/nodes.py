@@ -162,7 +162,7 @@ def probe_rewards(
             policy.sampling.max_new_tokens,
             policy.sampling.temperature,
         )
-        tokens = [written for group in groups for written in group]
+        tokens = [written.tokens for group in groups for written in group]
         texts = proxy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         ids = batch[SAMPLE_ID].repeat(probe.rollouts).to_numpy()
         outcome = reward_completions(proxy, tasks, reward, ids, texts)
