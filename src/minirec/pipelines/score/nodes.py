@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -19,8 +23,10 @@ from minirec.columns import (
     REWARD,
     ROLLOUT,
     SAMPLE_ID,
+    SEEN_ITEM_ID,
     SPLIT,
     STD_REWARD,
+    TARGET_ITEM_ID,
     TEXT,
     TITLE,
     TOKEN_ID,
@@ -28,8 +34,11 @@ from minirec.columns import (
     VALUE,
 )
 from minirec.errors import InputError
-from minirec.execution.batches import batches
+from minirec.execution.fingerprint import fingerprint, of_model
+from minirec.execution.map_batches import map_batches
+from minirec.execution.params import ExecutionParams
 from minirec.functions import function_at
+from minirec.lineage.code import Code
 from minirec.pipelines.score.params import (
     GradientParams,
     LearnabilityParams,
@@ -140,46 +149,35 @@ def probe_rewards(
     policy: PolicyParams,
     ranking: RankingParams,
     probe: ProbeParams,
+    execution: ExecutionParams,
+    finished_batches: Path,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Let the proxy answer each prompt of the pool several times; reward each answer."""
-    reward = function_at(ranking.reward, "ranking.reward")
-    from minirec.policy.rewards import Tasks, reward_completions
-    from minirec.policy.rollouts import PROBING, sample_completions
-    from minirec.policy.text import load_catalogue, load_policy
+    function_at(ranking.reward, "ranking.reward")
+    from minirec.policy.workers import make_prober
 
-    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
-    proxy = load_policy(policy_model, proxy_adapter, catalogue, policy)
-    tasks = Tasks(prompts, items)
-    parts = []
-    for batch in batches(_pool(prompts), probe.batch_size, "probe_rewards"):
-        groups = sample_completions(
-            proxy.lm,
-            proxy.tokenizer,
-            batch[PROMPT].tolist(),
-            [(seed, PROBING, sample_id) for sample_id in batch[SAMPLE_ID]],
-            probe.rollouts,
-            policy.sampling.max_new_tokens,
-            policy.sampling.temperature,
-        )
-        tokens = [written.tokens for group in groups for written in group]
-        texts = proxy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ids = batch[SAMPLE_ID].repeat(probe.rollouts).to_numpy()
-        outcome = reward_completions(proxy, tasks, reward, ids, texts)
-        parts.append(
-            pd.DataFrame(
-                {
-                    SAMPLE_ID: ids,
-                    ROLLOUT: np.tile(np.arange(probe.rollouts), len(batch)),
-                    COMPLETION: texts,
-                    TOKEN_ID: tokens,
-                    RANK: outcome.rank,
-                    REWARD: outcome.reward,
-                    FAILURE: pd.array(outcome.failure, dtype="str"),
-                }
-            )
-        )
-    table = pd.concat(parts).sort_values([SAMPLE_ID, ROLLOUT], ignore_index=True)
+    init = {
+        "policy_model": policy_model,
+        "adapter": proxy_adapter,
+        "encoder_model": encoder_model,
+        "items": items,
+        "item_embeddings": item_embeddings,
+        "policy": policy,
+        "ranking": ranking,
+        "rollouts": probe.rollouts,
+        "seed": seed,
+    }
+    table = map_batches(
+        make_prober,
+        init,
+        _pool(prompts)[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
+        batch_size=probe.batch_size,
+        key=_key(make_prober, init, ranking.reward),
+        folder=finished_batches,
+        label="probe_rewards",
+        execution=execution,
+    ).to_pandas()
     key = [SAMPLE_ID, ROLLOUT]
     return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD, FAILURE]]
 
@@ -192,52 +190,52 @@ def collect_gradients(
     policy_model: Model,
     policy: PolicyParams,
     gradient: GradientParams,
+    execution: ExecutionParams,
+    finished_batches: Path,
     seed: int,
 ) -> Matrix:
     """Collect each sample's gradient of the GRPO loss on the proxy's own rollouts."""
-    from minirec.policy.gradients import (
-        CountSketch,
-        group_advantages,
-        sample_gradients,
-        trainable_parameters,
-    )
-    from minirec.policy.loading import attach_adapter, load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(policy_model)
-    base = load_model(policy_model, policy.dtype, tokenizer, policy.prompt)
-    lm = attach_adapter(base, proxy_adapter)
-    parameters = trainable_parameters(lm, gradient.last_blocks)
-    sketch = CountSketch([p.numel() for _, p in parameters], gradient.dimensions, seed)
+    from minirec.policy.workers import make_differentiator, matrix_of
 
     key = [SAMPLE_ID, ROLLOUT]
     written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
-    pool = _pool(prompts)
+    pool = _pool(prompts)[[SAMPLE_ID, PROMPT]]
     if not (set(pool[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
         raise InputError(
             "rollouts or rewards lack samples of prompts: they were made from another "
             "pool; run `kedro run --pipelines score`"
         )
-    rows, ids = [], []
-    for batch in batches(pool, gradient.batch_size, "collect_gradients"):
-        sample_ids = batch[SAMPLE_ID].to_numpy()
-        texts = tokenizer(batch[PROMPT].tolist(), add_special_tokens=False)
-        gradients = sample_gradients(
-            lm,
-            texts["input_ids"],
-            [[list(tokens) for tokens in written[s]] for s in sample_ids],
-            group_advantages(np.stack([earned[s] for s in sample_ids])),
-            tokenizer.pad_token_id,
-            policy.sampling.temperature,
-            parameters,
+    pool = pool.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
+
+    def collect(label: str, space: str, direction: np.ndarray | None = None) -> Matrix:
+        init = {
+            "policy_model": policy_model,
+            "adapter": proxy_adapter,
+            "policy": policy,
+            "space": space,
+            "last_blocks": gradient.last_blocks,
+            "dimensions": gradient.dimensions,
+            "seed": seed,
+            "direction": direction,
+        }
+        return matrix_of(
+            map_batches(
+                make_differentiator,
+                init,
+                pool,
+                batch_size=gradient.batch_size,
+                key=_key(make_differentiator, init),
+                folder=finished_batches,
+                label=label,
+                execution=execution,
+            )
         )
-        rows.append(sketch([gradients[name] for name, _ in parameters]))
-        ids.append(sample_ids)
-    order = np.argsort(np.concatenate(ids))
-    return {
-        SAMPLE_ID: np.concatenate(ids)[order],
-        "matrix": np.concatenate(rows)[order],
-    }
+
+    if gradient.space != "hessian":
+        return collect("collect_gradients", gradient.space)
+    mean = collect("mean_gradient", "hidden")["matrix"].mean(axis=0)
+    return collect("collect_gradients", "hessian", mean)
 
 
 def score_learnability(
@@ -302,6 +300,21 @@ def join_scores(
         )
     total = value.alpha * scores[LEARNABILITY] + scores[REPRESENTATIVENESS]
     return scores.assign(**{VALUE: total})
+
+
+def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> str:
+    """Hash all that decides what a worker makes of a row.
+
+    So does its code, and that of functions that parameters name by their `paths`.
+    """
+    source = Code()
+    return fingerprint(
+        code=[source.of(make_worker), *(source.at(path) for path in paths)],
+        **{
+            name: of_model(value) if name.endswith("_model") else value
+            for name, value in init.items()
+        },
+    )
 
 
 def _pool(prompts: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Parameters of the pipeline, as `params:score.*` hold them."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from minirec.policy.params import GRPOParams, Params
@@ -29,8 +31,14 @@ class ProbeParams(Params):
 
 
 class GradientParams(Params):
-    """Which part of the adapter is differentiated, and into how many dimensions."""
+    """Where gradients are taken, of which part of the adapter, in how many dimensions.
 
+    ``lora``: at the adapter of the last blocks, sketched. ``hidden``: at the last
+    hidden state, by a forward pass alone. ``hessian``: the published variant of it, the
+    Hessian times the mean gradient.
+    """
+
+    space: Literal["lora", "hidden", "hessian"]
     last_blocks: int | None = Field(ge=1)
     dimensions: int = Field(ge=1)
     batch_size: int = Field(ge=1)

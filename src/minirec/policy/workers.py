@@ -1,0 +1,141 @@
+"""What works on batches of prompts: loaded once a process, see `execution`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from minirec.columns import (
+    COMPLETION,
+    FAILURE,
+    PROMPT,
+    RANK,
+    REWARD,
+    ROLLOUT,
+    SAMPLE_ID,
+    TOKEN_ID,
+)
+from minirec.functions import function_at
+from minirec.policy import gradients, loading
+from minirec.policy.params import PolicyParams, RankingParams
+from minirec.policy.rewards import Tasks, reward_completions
+from minirec.policy.rollouts import PROBING, sample_completions
+from minirec.policy.text import load_catalogue, load_policy
+from minirec.types import Adapter, Matrix, Model
+
+Work = Callable[[pd.DataFrame], pa.Table]
+
+GRADIENT = "gradient"
+
+
+def make_prober(
+    policy_model: Model,
+    adapter: Adapter,
+    encoder_model: Model,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    rollouts: int,
+    seed: int,
+) -> Work:
+    """Load a policy that answers a batch of ``prompts`` and is rewarded.
+
+    Of each row of the batch come `rollouts` rows of the columns of `rollouts` and
+    `rewards` together.
+    """
+    reward = function_at(ranking.reward, "ranking.reward")
+    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
+    prober = load_policy(policy_model, adapter, catalogue, policy)
+
+    def probe(batch: pd.DataFrame) -> pa.Table:
+        groups = sample_completions(
+            prober.lm,
+            prober.tokenizer,
+            batch[PROMPT].tolist(),
+            [(seed, PROBING, sample_id) for sample_id in batch[SAMPLE_ID]],
+            rollouts,
+            policy.sampling.max_new_tokens,
+            policy.sampling.temperature,
+        )
+        written = [completion for group in groups for completion in group]
+        tokens = [completion.tokens for completion in written]
+        texts = prober.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        ids = batch[SAMPLE_ID].repeat(rollouts).to_numpy()
+        finite = [completion.finite for completion in written]
+        outcome = reward_completions(
+            prober, Tasks(batch, items), reward, ids, texts, finite
+        )
+        return pa.table(
+            {
+                SAMPLE_ID: ids,
+                ROLLOUT: np.tile(np.arange(rollouts), len(batch)),
+                COMPLETION: pa.array(texts, pa.string()),
+                TOKEN_ID: pa.array(tokens, pa.list_(pa.int64())),
+                RANK: outcome.rank,
+                REWARD: outcome.reward,
+                FAILURE: pa.array(outcome.failure, pa.string()),
+            }
+        )
+
+    return probe
+
+
+def make_differentiator(
+    policy_model: Model,
+    adapter: Adapter,
+    policy: PolicyParams,
+    space: str,
+    last_blocks: int | None,
+    dimensions: int,
+    seed: int,
+    direction: np.ndarray | None = None,
+) -> Work:
+    """Load a policy that gives each prompt's gradient of the GRPO loss.
+
+    A batch has, beside ``sample_id`` and ``prompt``, the lists ``token_id`` (of each
+    rollout the tokens) and ``reward``. Of each row comes one, with the list
+    ``gradient``: a sketch of `dimensions` numbers in the space ``lora``, the hidden
+    size in ``hidden`` and ``hessian``, which multiplies the Hessian with `direction`.
+    """
+    tokenizer = loading.load_tokenizer(policy_model)
+    base = loading.load_model(policy_model, policy.dtype, tokenizer, policy.prompt)
+    lm = loading.attach_adapter(base, adapter)
+    parameters = gradients.trainable_parameters(lm, last_blocks)
+    sketch = gradients.CountSketch([p.numel() for _, p in parameters], dimensions, seed)
+
+    def differentiate(batch: pd.DataFrame) -> pa.Table:
+        ids = tokenizer(batch[PROMPT].tolist(), add_special_tokens=False)["input_ids"]
+        written = [
+            [tokens.tolist() for tokens in rollouts] for rollouts in batch[TOKEN_ID]
+        ]
+        advantages = gradients.group_advantages(batch[REWARD].tolist())
+        last = (tokenizer.pad_token_id, policy.sampling.temperature)
+        if space == "lora":
+            each = gradients.sample_gradients(
+                lm, ids, written, advantages, *last, parameters
+            )
+            rows = sketch([each[name] for name, _ in parameters])
+        elif space == "hidden":
+            rows = gradients.hidden_gradients(lm, ids, written, advantages, *last)
+        else:
+            rows = gradients.hessian_products(lm, ids, written, direction, *last)
+        flat = pa.array(rows.astype(np.float32, copy=False).ravel())
+        lists = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+        return pa.table({SAMPLE_ID: batch[SAMPLE_ID].to_numpy(), GRADIENT: lists})
+
+    return differentiate
+
+
+def matrix_of(table: pa.Table) -> Matrix:
+    """Return what `make_differentiator` made as a matrix with its sample ids."""
+    lists = table[GRADIENT].combine_chunks()
+    width = lists.type.list_size
+    return {
+        SAMPLE_ID: table[SAMPLE_ID].to_numpy(),
+        "matrix": lists.flatten().to_numpy().reshape(-1, width),
+    }
