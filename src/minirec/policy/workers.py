@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,7 +119,7 @@ def make_differentiator(
                 lm, ids, written, advantages, *last, parameters
             )
             rows = sketch([each[name] for name, _ in parameters])
-        elif space == "hidden":
+        elif direction is None:
             rows = gradients.hidden_gradients(lm, ids, written, advantages, *last)
         else:
             rows = gradients.hessian_products(lm, ids, written, direction, *last)

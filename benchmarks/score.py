@@ -1,0 +1,380 @@
+"""Measure what scoring costs, beside the plain way to do it.
+
+``python benchmarks/score.py``, after ``kedro run --pipelines preprocess,score``, takes
+prompts, models and the proxy's adapter of the project (MovieLens-100K and
+SmolLM2-135M-Instruct by default) and does each step of scoring in both ways, one after
+the other, on the same prompts with the same tokens:
+
+- rollouts and rewards: `probe_rewards`' own worker; plainly
+  ``generate(num_return_sequences=G)`` on the same batches, made to write the same
+  tokens, and the same rewards;
+- gradients: `collect_gradients`' own worker, in the spaces ``lora`` and ``hidden``;
+  plainly a backward pass for each sample, its completions as rows of their own, through
+  the same parameters;
+- the proxy: steps of our trainer and of TRL's.
+
+It prints medians in a table, what share of the machine's matrix products ours reaches,
+and as its last line JSON: plain seconds over ours, at the largest G. ``pipeline`` counts
+rollouts, ``lora`` gradients and as many steps of the proxy as the project takes for so
+many prompts; embedding, which is the same in both ways, is left out.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+PROJECT = Path(__file__).parents[1]
+
+Timed = dict[str, list[float]]
+
+
+def timed(times: Timed, name: str, function: Callable[[], Any]) -> Any:
+    """Call a function and note its seconds."""
+    start = perf_counter()
+    result = function()
+    times.setdefault(name, []).append(perf_counter() - start)
+    return result
+
+
+def loaded(env: str | None) -> tuple[dict[str, Any], Any]:
+    """Return the project's inputs of scoring and its checked parameters."""
+    bootstrap_project(PROJECT)
+    with KedroSession.create(project_path=PROJECT, env=env) as session:
+        context = session.load_context()
+        catalog = context.catalog
+        names = (
+            *("prompts", "items", "item_embeddings", "initial_adapter"),
+            *("proxy_adapter", "policy_model", "encoder_model"),
+        )
+        from minirec.parameters import check_parameters
+
+        return {name: catalog.load(name) for name in names}, check_parameters(
+            context.config_loader["parameters"]
+        )
+
+
+def plain_rollouts(
+    lm: Any, tokenizer: Any, prompts: list[str], forced: list[list[int]], limit: int
+) -> list[list[int]]:
+    """Let transformers generate, and write the tokens that ours wrote.
+
+    Equal tokens make equal work; to force them costs no more than a few reads of the
+    logits, which sampling reads a dozen times.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    group = len(forced) // len(prompts)
+    wanted = torch.full((len(forced), limit), lm.generation_config.eos_token_id[0])
+    for row, tokens in enumerate(forced):
+        wanted[row, : len(tokens)] = torch.tensor(tokens)
+
+    class Force(LogitsProcessor):
+        start: int | None = None
+
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self.start = ids.shape[1] if self.start is None else self.start
+            token = wanted[:, ids.shape[1] - self.start, None]
+            return scores.scatter_add(1, token, scores.new_full(token.shape, 1e9))
+
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    rows = tokenizer(
+        prompts, add_special_tokens=False, padding=True, return_tensors="pt"
+    )
+    tokenizer.padding_side = side
+    width = rows["input_ids"].shape[1]
+    written = lm.generate(
+        **rows,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=group,
+        max_new_tokens=limit,
+        logits_processor=[Force()],
+    )[:, width:]
+    return [
+        row[: len(tokens)] for row, tokens in zip(written.tolist(), forced, strict=True)
+    ]
+
+
+def plain_gradient(
+    lm: Any,
+    prompt: list[int],
+    completions: list[list[int]],
+    advantages: np.ndarray,
+    temperature: float,
+    parameters: list[Any],
+) -> Any:
+    """Return one sample's gradient: a row for each completion, one backward pass."""
+    import torch
+
+    longest = max(map(len, completions))
+    ids = torch.zeros(len(completions), len(prompt) + longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, completion in enumerate(completions):
+        own = torch.tensor([*prompt, *completion])
+        ids[row, : len(own)] = own
+        mask[row, : len(own)] = 1
+    logits = lm(
+        input_ids=ids,
+        attention_mask=mask,
+        logits_to_keep=torch.arange(len(prompt) - 1, ids.shape[1] - 1),
+        use_cache=False,
+    ).logits
+    log_probs = (logits.float() / temperature).log_softmax(-1)
+    taken = log_probs.gather(2, ids[:, len(prompt) :, None]).squeeze(2)
+    weight = torch.as_tensor(advantages, dtype=taken.dtype)[:, None]
+    loss = -(weight * taken * mask[:, len(prompt) :]).sum()
+    return torch.autograd.grad(loss, parameters)
+
+
+def product_rate(seconds: float = 2.0) -> float:
+    """Return the machine's products of bfloat16 matrices, in FLOP/s."""
+    import torch
+
+    left, right = (torch.randn(1536, 1536, dtype=torch.bfloat16) for _ in range(2))
+    left @ right
+    start, products = perf_counter(), 0
+    while perf_counter() - start < seconds:
+        left @ right
+        products += 1
+    return products * 2 * 1536**3 / (perf_counter() - start)
+
+
+@click.command()
+@click.option("--prompts", "n", default=16, show_default=True)
+@click.option("--rollouts", multiple=True, type=int, default=(4, 8), show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--proxy-steps", default=1, show_default=True)
+@click.option("--env", help="An environment of the project.")
+def main(
+    n: int, rollouts: tuple[int, ...], repeats: int, proxy_steps: int, env: str | None
+) -> None:
+    """Print seconds of both ways and what follows from them."""
+    tables, params = loaded(env)
+    found = {
+        group: measure(tables, params, n, group, repeats, proxy_steps)
+        for group in sorted(rollouts)
+    }
+    lines = ["| G | step | plain, s | ours, s | ratio |", "|---:|---|---:|---:|---:|"]
+    for group, ratios in found.items():
+        lines += [
+            f"| {group} | {step} | {plain:.2f} | {ours:.2f} | {plain / ours:.2f} |"
+            for step, (plain, ours) in ratios.items()
+        ]
+    click.echo("\n".join(lines))
+    last = found[max(found)]
+    names = ("rollouts", "lora_gradients", "hidden_gradients", "pipeline")
+    click.echo(json.dumps({s: round(last[s][0] / last[s][1], 2) for s in names}))
+
+
+def measure(
+    tables: dict[str, Any],
+    params: Any,
+    n: int,
+    group: int,
+    repeats: int,
+    proxy_steps: int,
+) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of the plain way and of ours, by step."""
+    import torch
+
+    from minirec.columns import PROMPT, REWARD, SAMPLE_ID, TOKEN_ID
+    from minirec.functions import function_at
+    from minirec.pipelines.score.nodes import _pool
+    from minirec.policy import gradients
+    from minirec.policy.rewards import Tasks, reward_completions
+    from minirec.policy.text import load_catalogue, load_policy
+    from minirec.policy.workers import make_differentiator, make_prober
+
+    pool = _pool(tables["prompts"]).sample(n, random_state=0)
+    pool = pool.sort_values("n_tokens", ascending=False)
+    models = {name: tables[name] for name in ("policy_model", "encoder_model")}
+    catalogue = {name: tables[name] for name in ("items", "item_embeddings")}
+    policy, adapter = params.policy, tables["proxy_adapter"]
+    work = make_prober(
+        **models,
+        **catalogue,
+        adapter=adapter,
+        policy=policy,
+        ranking=params.ranking,
+        rollouts=group,
+        seed=params.seed,
+    )
+    gradient = params.score.gradients
+    collect = {
+        space: make_differentiator(
+            tables["policy_model"],
+            adapter,
+            policy,
+            space,
+            gradient.last_blocks,
+            gradient.dimensions,
+            params.seed,
+        )
+        for space in ("lora", "hidden")
+    }
+    reward = function_at(params.ranking.reward, "ranking.reward")
+    plain = load_policy(
+        tables["policy_model"],
+        adapter,
+        load_catalogue(
+            tables["encoder_model"],
+            tables["items"],
+            tables["item_embeddings"],
+            params.ranking,
+        ),
+        policy,
+    )
+    parameters = [
+        p for _, p in gradients.trainable_parameters(plain.lm, gradient.last_blocks)
+    ]
+    for parameter in plain.lm.parameters():
+        parameter.requires_grad_(any(parameter is own for own in parameters))
+    tasks = Tasks(pool, tables["items"])
+    size = params.score.probe.batch_size
+    batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
+    limit = policy.sampling.max_new_tokens
+    temperature = policy.sampling.temperature
+
+    def ours() -> pd.DataFrame:
+        return pd.concat([work(batch).to_pandas() for batch in batches])
+
+    def plainly(written: pd.DataFrame) -> None:
+        by_sample = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
+        for batch in batches:
+            forced = [list(t) for s in batch[SAMPLE_ID] for t in by_sample[s]]
+            prompts = batch[PROMPT].tolist()
+            with torch.inference_mode():
+                tokens = plain_rollouts(
+                    plain.lm, plain.tokenizer, prompts, forced, limit
+                )
+            if tokens != forced:
+                raise click.ClickException("generate wrote other tokens than ours")
+            texts = plain.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            ids = batch[SAMPLE_ID].repeat(group).to_numpy()
+            reward_completions(plain, tasks, reward, ids, texts)
+
+    times: Timed = {}
+    for _ in range(repeats):
+        written = timed(times, "rollouts", ours)
+        timed(times, "plain rollouts", lambda: plainly(written))  # noqa: B023
+        key = written.groupby(SAMPLE_ID)
+        table = pool[[SAMPLE_ID, PROMPT]].join(key[TOKEN_ID].agg(list), on=SAMPLE_ID)
+        rng = np.random.default_rng(0)  # spread rewards: equal ones would cost nothing
+        table[REWARD] = list(rng.random((n, group)))
+        step = gradient.batch_size
+        for space, differentiate in collect.items():
+            timed(
+                times,
+                f"{space}_gradients",
+                lambda: [
+                    differentiate(table.iloc[start : start + step])  # noqa: B023
+                    for start in range(0, n, step)
+                ],
+            )
+        advantages = gradients.group_advantages(table[REWARD].tolist())
+        ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)
+        timed(
+            times,
+            "plain gradients",
+            lambda: [
+                plain_gradient(
+                    plain.lm,
+                    ids["input_ids"][row],  # noqa: B023
+                    [list(tokens) for tokens in table[TOKEN_ID].iloc[row]],  # noqa: B023
+                    advantages[row],  # noqa: B023
+                    temperature,
+                    parameters,
+                )
+                for row in range(n)
+            ],
+        )
+    proxy(times, tables, params, pool, proxy_steps, repeats)
+    middle = {name: median(seconds) for name, seconds in times.items()}
+    steps = {
+        "rollouts": (middle["plain rollouts"], middle["rollouts"]),
+        "lora_gradients": (middle["plain gradients"], middle["lora_gradients"]),
+        "hidden_gradients": (middle["plain gradients"], middle["hidden_gradients"]),
+        "proxy": (middle["plain proxy"], middle["proxy"]),
+    }
+    # as many steps for n prompts as the project takes for its pool
+    every = params.score.proxy.prompts / params.score.proxy.prompts_per_step
+    share = every * n / (params.preprocess.pool.train or len(pool)) / proxy_steps
+    whole = [
+        steps["rollouts"][way]
+        + steps["lora_gradients"][way]
+        + share * steps["proxy"][way]
+        for way in (0, 1)
+    ]
+    steps["pipeline"] = (whole[0], whole[1])
+    return steps
+
+
+def proxy(
+    times: Timed,
+    tables: dict[str, Any],
+    params: Any,
+    pool: pd.DataFrame,
+    n_steps: int,
+    repeats: int,
+) -> None:
+    """Take steps of the proxy's training by our trainer and by TRL's own.
+
+    Counted is the training alone, without loading models.
+    """
+    from trl import GRPOTrainer
+
+    from minirec.columns import SAMPLE_ID
+    from minirec.training import packed_trainer
+    from minirec.training.grpo import train_adapter
+
+    packed = packed_trainer.PackedGRPOTrainer
+
+    class Ours(packed):  # type: ignore[valid-type,misc]
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            return timed(times, "proxy", lambda: super(Ours, self).train(*args))
+
+    class Plain(GRPOTrainer):
+        def __init__(self, *args: Any, rollout_func: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            return timed(times, "plain proxy", lambda: super(Plain, self).train(*args))
+
+    settings = params.score.proxy
+    order = pool[SAMPLE_ID].tolist()[: n_steps * settings.prompts_per_step]
+    names = ("items", "item_embeddings", "policy_model", "encoder_model")
+    try:
+        for trainer in [Ours, Plain] * repeats:
+            packed_trainer.PackedGRPOTrainer = trainer  # type: ignore[misc]
+            train_adapter(
+                tables["initial_adapter"],
+                order,
+                [0] * len(order),
+                pool,
+                *(tables[name] for name in names),
+                params.policy,
+                params.ranking,
+                settings.grpo,
+                settings.prompts_per_step,
+                params.seed,
+                "proxy",
+            )
+    finally:
+        packed_trainer.PackedGRPOTrainer = packed  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    main()
