@@ -21,6 +21,7 @@ many prompts; embedding, which is the same in both ways, is left out.
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -210,6 +211,7 @@ def measure(
         policy=policy,
         ranking=params.ranking,
         rollouts=group,
+        server=None,
         seed=params.seed,
     )
     gradient = params.score.gradients
@@ -276,14 +278,9 @@ def measure(
         table[REWARD] = list(rng.random((n, group)))
         step = gradient.batch_size
         for space, differentiate in collect.items():
-            timed(
-                times,
-                f"{space}_gradients",
-                lambda: [
-                    differentiate(table.iloc[start : start + step])  # noqa: B023
-                    for start in range(0, n, step)
-                ],
-            )
+            parts = [table.iloc[start : start + step] for start in range(0, n, step)]
+            name = f"{space}_gradients"
+            timed(times, name, partial(list, map(differentiate, parts)))
         advantages = gradients.group_advantages(table[REWARD].tolist())
         ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)
         timed(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -22,9 +24,13 @@ from minirec.functions import function_at
 from minirec.policy import gradients, loading
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.policy.rewards import Tasks, reward_completions
-from minirec.policy.rollouts import PROBING, sample_completions
-from minirec.policy.text import load_catalogue, load_policy
+from minirec.policy.rollouts import PROBING, Completion, sample_completions
+from minirec.policy.server import ServerParams, check_server, server_completions
+from minirec.policy.text import Catalogue, TextPolicy, load_catalogue, load_policy
 from minirec.types import Adapter, Matrix, Model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Work = Callable[[pd.DataFrame], pa.Table]
 
@@ -40,21 +46,26 @@ def make_prober(
     policy: PolicyParams,
     ranking: RankingParams,
     rollouts: int,
+    server: ServerParams | None,
     seed: int,
 ) -> Work:
     """Load a policy that answers a batch of ``prompts`` and is rewarded.
 
-    Of each row of the batch come `rollouts` rows of the columns of `rollouts` and
+    With a `server` it is the server that answers, by the adapter that it serves. Of
+    each row of the batch come `rollouts` rows of the columns of `rollouts` and
     `rewards` together.
     """
     reward = function_at(ranking.reward, "ranking.reward")
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
-    prober = load_policy(policy_model, adapter, catalogue, policy)
+    answer: Callable[..., list[list[Completion]]]
+    if server is None:
+        prober = load_policy(policy_model, adapter, catalogue, policy)
+        answer = partial(sample_completions, prober.lm, prober.tokenizer)
+    else:
+        answer, prober = _served(server, policy_model, catalogue, policy)
 
     def probe(batch: pd.DataFrame) -> pa.Table:
-        groups = sample_completions(
-            prober.lm,
-            prober.tokenizer,
+        groups = answer(
             batch[PROMPT].tolist(),
             [(seed, PROBING, sample_id) for sample_id in batch[SAMPLE_ID]],
             rollouts,
@@ -82,6 +93,30 @@ def make_prober(
         )
 
     return probe
+
+
+def _served(
+    server: ServerParams,
+    policy_model: Model,
+    catalogue: Catalogue,
+    policy: PolicyParams,
+) -> tuple[Callable[..., list[list[Completion]]], TextPolicy]:
+    """Return a function that lets a server answer, and a policy without a model."""
+    tokenizer = loading.load_tokenizer(policy_model)
+    ends = loading.end_tokens(tokenizer, policy.prompt)
+    checked = False
+
+    def answer(prompts: list[str], *sampling: Any) -> list[list[Completion]]:
+        nonlocal checked
+        if not checked:
+            check_server(server, tokenizer, prompts[0])
+            checked = True
+        groups = server_completions(server, tokenizer, prompts, *sampling, ends=ends)
+        return [[Completion(tokens, True) for tokens in group] for group in groups]
+
+    # It grounds what was written, and nobody asks it to write.
+    lm = cast("PeftModel", None)
+    return answer, TextPolicy(lm, tokenizer, catalogue, policy)
 
 
 def make_differentiator(

@@ -166,6 +166,7 @@ def probe_rewards(
         "policy": policy,
         "ranking": ranking,
         "rollouts": probe.rollouts,
+        "server": probe.server,
         "seed": seed,
     }
     table = map_batches(

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from minirec.policy.params import GRPOParams, Params
+from minirec.policy.server import ServerParams
 
 
 class WarmStartParams(Params):
@@ -24,10 +25,12 @@ class ProxyParams(Params):
 
 
 class ProbeParams(Params):
-    """How many rollouts the proxy writes on each prompt, and how many at once."""
+    """How many rollouts the proxy writes on each prompt, how many at once, and where."""
 
     rollouts: int = Field(ge=2)
     batch_size: int = Field(ge=1)
+    server: ServerParams | None
+    """That writes them instead of this process, by the proxy that it serves."""
 
 
 class GradientParams(Params):
