@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -106,12 +106,19 @@ def _served(
     ends = loading.end_tokens(tokenizer, policy.prompt)
     checked = False
 
-    def answer(prompts: list[str], *sampling: Any) -> list[list[Completion]]:
+    def answer(
+        prompts: list[str],
+        seeds: list[tuple[int, ...]],
+        rollouts: int,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> list[list[Completion]]:
         nonlocal checked
         if not checked:
             check_server(server, tokenizer, prompts[0])
             checked = True
-        groups = server_completions(server, tokenizer, prompts, *sampling, ends=ends)
+        sampling = (seeds, rollouts, max_new_tokens, temperature)
+        groups = server_completions(server, tokenizer, prompts, *sampling, ends)
         return [[Completion(tokens, True) for tokens in group] for group in groups]
 
     # It grounds what was written, and nobody asks it to write.
