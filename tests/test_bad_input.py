@@ -122,7 +122,7 @@ def test_an_item_without_a_title(refused, own_file, other):
     own_file("raw_items", titles, ("item_id", "title"))
     assert refused() == (
         "raw_items has no title for 39 of 40 items, such as m01, m02, m03, m04, m05: "
-        "add them, or drop their rows from raw_interactions."
+        "add them, or leave out what names them by `preprocess.filter.untitled: drop`."
     )
 
 

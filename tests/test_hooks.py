@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner, ThreadRunner
 from kedro.validation.parameter_validator import ParameterValidator
 
+from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
 from minirec.pipelines import preprocess, train_eval
@@ -203,11 +204,48 @@ def chained(*errors):
     return errors[0]
 
 
+class Loader(dict):
+    """Configuration by its kind, as Kedro's loader gives it."""
+
+    conf_source = "nowhere"
+
+
 def checked(parameters):
     """Return the parameters as Kedro has them after the hook."""
-    context = SimpleNamespace(config_loader={"parameters": parameters})
+    loader = Loader(parameters=parameters, globals={})
+    context = SimpleNamespace(config_loader=loader, env=None)
     InputHook().after_context_created(context=context)
-    return context.config_loader["parameters"]
+    return loader["parameters"]
+
+
+@pytest.mark.parametrize(("env", "told"), [("test", 1), ("local", 0), (None, 0)])
+def test_an_environment_in_place_of_conf_local_is_told(
+    parameters, tmp_path, caplog, env, told
+):
+    loader = Loader(parameters=parameters, globals={})
+    loader.conf_source = str(tmp_path)
+    context = SimpleNamespace(config_loader=loader, env=env)
+    (tmp_path / "local").mkdir()
+    InputHook().after_context_created(context=context)
+    assert "conf/local" not in caplog.text
+    (tmp_path / "local" / "catalog.yml").touch()
+    InputHook().after_context_created(context=context)
+    said = f"conf/local is not read: --env {env} takes its place"
+    assert caplog.text.count(said) == told
+
+
+def test_tables_of_ones_own_lie_in_the_engine_of_all_others(
+    parameters, tmp_path, monkeypatch
+):
+    default = TableDataset.DEFAULT_CONNECTION_CONFIG
+    monkeypatch.setattr(TableDataset, "DEFAULT_CONNECTION_CONFIG", default)
+    engine = {"backend": "duckdb", "threads": 1}
+    loader = Loader(parameters=parameters, globals={"connection": engine})
+    context = SimpleNamespace(config_loader=loader, env=None)
+    InputHook().after_context_created(context=context)
+    dataset = TableDataset(filepath=str(tmp_path / "own.parquet"))
+    found = dataset.connection.raw_sql("SELECT current_setting('threads')")
+    assert found.fetchone() == (1,)
 
 
 # `kedro run --pipelines` takes several in the order of a set

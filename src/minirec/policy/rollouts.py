@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from minirec.errors import InputError
+from minirec.policy.fast_lora import fast_lora
 from minirec.policy.loading import check_window
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def prefill(
     import torch
     from transformers import DynamicCache
 
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_lora(lm):
         ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         shared = _shared_prefix(ids)
         cache = DynamicCache()
@@ -295,7 +296,7 @@ def _decode(
 
     lm, n_prompts = prefilled.lm, len(prefilled.position)
     check_window(lm, prefilled.padding.shape[1] + max_new_tokens)
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_lora(lm):
         ends = torch.tensor(lm.generation_config.eos_token_id, device=lm.device)
         size = n_prompts * group
         tokens = torch.full((size, max_new_tokens), -1, device=lm.device)

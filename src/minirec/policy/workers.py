@@ -151,10 +151,13 @@ def make_differentiator(
 
     def differentiate(batch: pd.DataFrame) -> pa.Table:
         ids = tokenizer(batch[PROMPT].tolist(), add_special_tokens=False)["input_ids"]
-        written = [
-            [tokens.tolist() for tokens in rollouts] for rollouts in batch[TOKEN_ID]
-        ]
-        advantages = gradients.group_advantages(batch[REWARD].tolist())
+        written, advantages = [], []
+        each_advantages = gradients.group_advantages(batch[REWARD].tolist())
+        for rollouts, own in zip(batch[TOKEN_ID], each_advantages, strict=True):
+            # a rollout that broke at once has no token to differentiate
+            some = [len(tokens) > 0 for tokens in rollouts]
+            written.append([list(tokens) for tokens in rollouts if len(tokens)])
+            advantages.append(own[some])
         last = (tokenizer.pad_token_id, policy.sampling.temperature)
         if space == "lora":
             each = gradients.sample_gradients(

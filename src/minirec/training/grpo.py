@@ -231,7 +231,10 @@ def _rollouts(
                 ids[row] for row in range(len(unique)) for _ in range(group)
             ],
             "completion_ids": [
-                written.tokens for group_ in completions for written in group_
+                # TRL wants a token of each, also where no logit was finite
+                written.tokens or [policy.tokenizer.eos_token_id]
+                for group_ in completions
+                for written in group_
             ],
             "logprobs": None,
         }
