@@ -1,0 +1,177 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from minirec.policy import workers
+from minirec.policy.loading import (
+    attach_adapter,
+    get_adapter,
+    load_model,
+    load_tokenizer,
+    new_adapter,
+)
+from minirec.policy.params import RankingParams
+from minirec.policy.rollouts import PROBING, sample_completions
+from minirec.policy.server import ServerParams
+from minirec.ranking.encoder import encode, load_encoder
+
+ITEMS = pd.DataFrame(
+    {
+        "item_id": ["a", "b", "c", "d"],
+        "title": ["The Amber Garden", "Paper", "The Velvet Orchard", "Winter"],
+        "popularity": [3, 2, 1, 0],
+    }
+)
+PROMPTS = pd.DataFrame(
+    {
+        "sample_id": [9, 4, 7],
+        "prompt": ["The Golden Machine of", "Paper Machine", "A Machine"],
+        "target_item_id": ["a", "b", "d"],
+        "seen_item_id": [["b"], [], ["a", "c"]],
+    }
+)
+RANKING = RankingParams(
+    prior_weight=0.5, reward="minirec.ranking.rewards.ndcg_and_probability"
+)
+
+
+@pytest.fixture(scope="module")
+def adapter(policy_model, policy_params):
+    tokenizer = load_tokenizer(policy_model)
+    lm = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
+    return get_adapter(new_adapter(lm, policy_params.lora, seed=0))
+
+
+@pytest.fixture
+def prober(policy_model, encoder_model, policy_params, adapter):
+    def make(rollouts=3, server=None):
+        embeddings = encode(load_encoder(encoder_model), ITEMS["title"].tolist())
+        return workers.make_prober(
+            policy_model,
+            adapter,
+            encoder_model,
+            ITEMS,
+            {"matrix": embeddings},
+            policy_params,
+            RANKING,
+            rollouts,
+            server,
+            seed=1,
+        )
+
+    return make
+
+
+def test_a_batch_is_answered_and_rewarded_whatever_else_is_in_it(prober):
+    probe = prober()
+    whole = probe(PROMPTS).to_pandas()
+    assert whole["sample_id"].tolist() == [9, 9, 9, 4, 4, 4, 7, 7, 7]
+    assert whole["rollout"].tolist() == [0, 1, 2] * 3
+    alone = pd.concat([probe(PROMPTS.iloc[[row]]).to_pandas() for row in range(3)])
+    for name in ("completion", "rank", "failure"):
+        assert alone[name].tolist() == whole[name].tolist()
+    np.testing.assert_allclose(alone["reward"], whole["reward"], rtol=1e-5)
+
+
+def test_more_rollouts_begin_with_the_fewer(prober):
+    few, many = (prober(n)(PROMPTS).to_pandas() for n in (2, 3))
+    kept = many[many["rollout"] < 2]
+    assert kept["completion"].tolist() == few["completion"].tolist()
+
+
+def test_a_server_answers_in_the_place_of_the_model(
+    prober, policy_model, policy_params, adapter, monkeypatch
+):
+    tokenizer = load_tokenizer(policy_model)
+    base = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
+    lm = attach_adapter(base, adapter)
+    checked = []
+
+    def served(server, tokenizer, prompts, *sampling):
+        groups = sample_completions(lm, tokenizer, prompts, *sampling[:-1])
+        return [[each.tokens for each in group] for group in groups]
+
+    monkeypatch.setattr(workers, "check_server", lambda *given: checked.append(given))
+    monkeypatch.setattr(workers, "server_completions", served)
+    monkeypatch.setattr(workers, "load_policy", None)
+    server = ServerParams(
+        address="http://localhost:1/v1",
+        model="proxy",
+        protocol="vllm",
+        api_key_env=None,
+        timeout_seconds=1,
+        retries=0,
+        concurrency=1,
+    )
+    probe = prober(server=server)
+    found = [probe(PROMPTS), probe(PROMPTS)]
+    assert len(checked) == 1
+    monkeypatch.undo()
+    for table in found:
+        assert table.equals(prober()(PROMPTS))
+
+
+@pytest.fixture
+def rolled_out(policy_model, policy_params, adapter):
+    """The prompts with what was written, one rollout of them without a token."""
+    tokenizer = load_tokenizer(policy_model)
+    base = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
+    groups = sample_completions(
+        attach_adapter(base, adapter),
+        tokenizer,
+        PROMPTS["prompt"].tolist(),
+        [(1, PROBING, sample_id) for sample_id in PROMPTS["sample_id"]],
+        3,
+        6,
+        1.0,
+    )
+    tokens = [[each.tokens for each in group] for group in groups]
+    tokens[1][0] = []
+    rewards = [[0.1, 0.2, 0.6], [0.0, 0.3, 0.3], [0.5, 0.5, 0.5]]
+    table = PROMPTS[["sample_id", "prompt"]].assign(token_id=tokens, reward=rewards)
+    # as batches come, see `map_batches`
+    return pa.Table.from_pandas(table, preserve_index=False).to_pandas()
+
+
+@pytest.mark.parametrize(
+    ("space", "width"), [("lora", 64), ("hidden", None), ("hessian", None)]
+)
+def test_gradients_of_each_space_are_rows_of_a_matrix(
+    policy_model, policy_params, adapter, rolled_out, space, width
+):
+    hidden = load_model(
+        policy_model,
+        "float32",
+        load_tokenizer(policy_model),
+        policy_params.prompt,
+    ).config.hidden_size
+    differentiate = workers.make_differentiator(
+        policy_model,
+        adapter,
+        policy_params,
+        space,
+        None,
+        64,
+        seed=0,
+        direction=np.ones(hidden, np.float32) if space == "hessian" else None,
+    )
+    found = workers.matrix_of(differentiate(rolled_out))
+    assert found["sample_id"].tolist() == [9, 4, 7]
+    assert found["matrix"].shape == (3, width or hidden)
+    assert found["matrix"].dtype == np.float32
+    # equal rewards teach nothing, but have curvature
+    assert (np.abs(found["matrix"]).max(axis=1) > 0).tolist() == [
+        True,
+        True,
+        space == "hessian",
+    ]
+    alone = [
+        workers.matrix_of(differentiate(rolled_out.iloc[[row]].reset_index(drop=True)))
+        for row in range(3)
+    ]
+    np.testing.assert_allclose(
+        np.concatenate([each["matrix"] for each in alone]),
+        found["matrix"],
+        atol=1e-4 * np.abs(found["matrix"]).max(),
+    )

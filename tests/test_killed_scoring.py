@@ -1,0 +1,61 @@
+"""A scoring run that is killed goes on where it was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
+
+SCORE = (
+    *("run", "--env", "test", "--pipelines", "preprocess,score"),
+    *("--params", "score.probe.batch_size=2,score.gradients.batch_size=2"),
+)
+FEATURES = Path("data") / "test" / "04_feature"
+
+
+def kill_after(path: Path, parts: int) -> int:
+    """Start to score, and kill it once so many batches more are finished."""
+    folder = path / FEATURES / "finished_batches"
+    before = len(list(folder.rglob("*.parquet")))
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "kedro"), *SCORE, "--only-missing-outputs"],
+        cwd=path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(list(folder.rglob("*.parquet"))) < before + parts:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def test_a_killed_run_ends_with_the_tables_of_one_that_was_not(copy_project, kedro):
+    whole, killed = copy_project(), copy_project()
+    done = kedro(whole, *SCORE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rng = random.Random()
+    for _ in range(3):  # of 24 batches in all
+        assert kill_after(killed, rng.randint(1, 6)) == -signal.SIGKILL
+    done = kedro(killed, *SCORE, "--only-missing-outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows are finished already" in " ".join(done.stdout.split())
+    for name in ("rollouts", "rewards"):
+        pd.testing.assert_frame_equal(
+            *(
+                pd.read_parquet(path / FEATURES / f"{name}.parquet")
+                for path in (killed, whole)
+            )
+        )
+    found, expected = (
+        load_file(path / FEATURES / "gradients.safetensors") for path in (killed, whole)
+    )
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
