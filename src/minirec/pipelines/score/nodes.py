@@ -306,9 +306,13 @@ def join_scores(
 def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> str:
     """Hash all that decides what a worker makes of a row.
 
-    So does its code, and that of functions that parameters name by their `paths`.
+    So does its code, and that of functions that parameters name by their `paths`. Where
+    the model lies, which peft writes into the adapter, does not.
     """
     source = Code()
+    config = init["adapter"]["config"]
+    plain = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
+    init = {**init, "adapter": {**init["adapter"], "config": plain}}
     return fingerprint(
         code=[source.of(make_worker), *(source.at(path) for path in paths)],
         **{
