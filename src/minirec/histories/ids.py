@@ -52,8 +52,8 @@ def _number(interactions: ir.Table, column: str, k: int) -> ir.Table:
         largest = sizes.n.max().fill_null(0).execute()
         if largest == 0:
             raise InputError(
-                "preprocess.filter leaves no interactions: lower min_rating, or let "
-                "since and until lie farther apart."
+                "preprocess.filter leaves no interactions: lower min_rating (null if "
+                "the source has no ratings), or let since and until lie farther apart."
             )
         raise InputError(
             f"preprocess.k_core = {k} leaves nothing: no {column} has more than "

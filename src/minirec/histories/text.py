@@ -69,7 +69,7 @@ def template_columns(template: str, known: Sequence[str]) -> list[str]:
     InputError
         As `item_text`.
     """
-    return _parse(template, [*known, DESCRIPTION])[1]
+    return _parse(template, list(dict.fromkeys([*known, DESCRIPTION])))[1]
 
 
 def _closing(literal: str) -> tuple[str, str]:
