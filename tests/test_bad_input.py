@@ -166,3 +166,17 @@ def test_tables_of_two_engines(refused, project):
         "tables that a node joins are read by different connections: leave "
         "`connection` out of your catalog entries, or give all of them the same"
     )
+
+
+def test_an_entry_with_a_field_that_no_dataset_has(refused, project):
+    catalog = project / "conf" / "test" / "catalog.yml"
+    before = catalog.read_text()
+    entries = yaml.safe_load(before)
+    entries["raw_items"]["on_bad_row"] = "drop"
+    catalog.write_text(yaml.safe_dump(entries))
+    said = refused()
+    catalog.write_text(before)
+    assert (
+        "got an unexpected keyword argument 'on_bad_row'. Dataset 'raw_items'" in said
+    )
+    assert said.endswith("Correct it in the catalog.")

@@ -63,13 +63,16 @@ class LineageHook:
             if another run writes the same tables.
         """
         pinned = (run_params["load_versions"] or {}).keys()
-        graph = self._graph = graph_of(catalog, [pipeline], pinned)
-        self._commit, self._reading = record.git_commit(), {}
-        self._lock = _lock(graph)
         try:
+            graph = self._graph = graph_of(catalog, [pipeline], pinned)
+            self._commit, self._reading = record.git_commit(), {}
+            self._lock = _lock(graph)
             self._plan(graph, run_params, pipeline)
-        except BaseException:
+        except BaseException as error:
             self._end(catalog)
+            if isinstance(error, DatasetError):  # an entry that cannot be used
+                said = " ".join(str(error).split())
+                raise InputError(f"{said} Correct it in the catalog.") from None
             raise
 
     def _plan(
