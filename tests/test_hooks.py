@@ -222,16 +222,34 @@ def checked(parameters):
 def test_an_environment_in_place_of_conf_local_is_told(
     parameters, tmp_path, caplog, env, told
 ):
-    loader = Loader(parameters=parameters, globals={})
+    loader = Loader(parameters=parameters, globals={"data": "data/test"})
     loader.conf_source = str(tmp_path)
     context = SimpleNamespace(config_loader=loader, env=env)
-    (tmp_path / "local").mkdir()
+    for name in ("base", "local"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base" / "globals.yml").write_text("data: data\n")
     InputHook().after_context_created(context=context)
     assert "conf/local" not in caplog.text
     (tmp_path / "local" / "catalog.yml").touch()
     InputHook().after_context_created(context=context)
     said = f"conf/local is not read: --env {env} takes its place"
     assert caplog.text.count(said) == told
+
+
+def test_an_environment_does_not_replace_the_tables_of_conf_local(parameters, tmp_path):
+    loader = Loader(parameters=parameters, globals={"data": "data"})
+    loader.conf_source = str(tmp_path)
+    context = SimpleNamespace(config_loader=loader, env="ray")
+    for name in ("base", "local"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base" / "globals.yml").write_text("data: data\n")
+    (tmp_path / "local" / "parameters.yml").touch()
+    InputHook().after_context_created(context=context)
+    (tmp_path / "local" / "catalog.yml").touch()
+    with pytest.raises(
+        InputError, match=r"--env ray does not read, and .* lie in data:"
+    ):
+        InputHook().after_context_created(context=context)
 
 
 def test_tables_of_ones_own_lie_in_the_engine_of_all_others(

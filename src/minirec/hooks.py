@@ -18,6 +18,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from minirec.commands import kedro_run
@@ -104,11 +105,27 @@ class InputHook:
 
 
 def _tell_what_is_left_out(context: KedroContext) -> None:
-    """Say that an environment takes the place of conf/local, if that holds something."""
+    """Say that an environment takes the place of conf/local, if that holds something.
+
+    Raises
+    ------
+    InputError
+        If conf/local has a catalog, and the environment's tables would replace those
+        that were made with it.
+    """
     loader = context.config_loader
-    local = Path(loader.conf_source) / "local"
-    if context.env not in (None, "local") and any(local.rglob("*.yml")):
-        logger.warning("conf/local is not read: --env %s takes its place", context.env)
+    conf = Path(loader.conf_source)
+    if context.env in (None, "local") or not any((conf / "local").rglob("*.yml")):
+        return
+    data = OmegaConf.load(conf / "base" / "globals.yml").data
+    if any((conf / "local").glob("catalog*.yml")) and loader["globals"]["data"] == data:
+        raise InputError(
+            f"conf/local has a catalog, which --env {context.env} does not read, and "
+            f"the tables of both lie in {data}: leave --env out and copy what you need "
+            f"of conf/{context.env} into conf/local, or name another `data` in "
+            f"conf/{context.env}/globals.yml"
+        )
+    logger.warning("conf/local is not read: --env %s takes its place", context.env)
 
 
 class CostHook:
