@@ -129,7 +129,7 @@ class TableDataset(FileDataset):
             return _spark(settings)
         if backend == "duckdb":
             # Its own default is one folder for all that work in the same directory.
-            settings.setdefault("temp_directory", str(_scratch() / uuid4().hex))
+            settings.setdefault("temp_directory", _free_folder())
         return getattr(ibis, backend).connect(**settings)
 
     def load(self) -> ir.Table:
@@ -195,7 +195,7 @@ class TableDataset(FileDataset):
             for name, value in of_duckdb.items()
             if name not in apart and not name.startswith("spark.")
         }
-        settings.setdefault("temp_directory", str(_scratch() / uuid4().hex))
+        settings.setdefault("temp_directory", _free_folder())
         form = (self._file_format, self._columns, self._load_args)
         most = SHOWN if self._on_bad_rows == "fail" else None
         done = records.to_parquet(path, target, *form, settings, most)
@@ -274,6 +274,11 @@ def _spark(settings: dict[str, Any]) -> Any:
         if name.startswith("spark.")
     }
     return ibis.pyspark.connect(SparkSession.builder.config(map=told).getOrCreate())
+
+
+def _free_folder() -> str:
+    """Return a folder that nobody has, for what DuckDB spills."""
+    return str(_scratch() / uuid4().hex)
 
 
 @functools.cache

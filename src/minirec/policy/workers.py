@@ -20,6 +20,7 @@ from minirec.columns import (
     SAMPLE_ID,
     TOKEN_ID,
 )
+from minirec.execution.map_batches import Work
 from minirec.functions import function_at
 from minirec.policy import gradients, loading
 from minirec.policy.params import PolicyParams, RankingParams
@@ -31,8 +32,6 @@ from minirec.types import Adapter, Matrix, Model
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Work = Callable[[pd.DataFrame], pa.Table]
 
 GRADIENT = "gradient"
 
