@@ -28,7 +28,7 @@ def small_policy(architecture):
     """Three blocks with an adapter that is not zero, in float64."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(architecture, **SMALL, **ARCHITECTURES[architecture])
-    lm = AutoModelForCausalLM.from_config(config, attn_implementation="eager").double()
+    lm = AutoModelForCausalLM.from_config(config).double()
     lora = LoraConfig(
         r=4,
         lora_alpha=6,

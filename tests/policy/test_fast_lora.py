@@ -31,6 +31,9 @@ def test_one_layer_equals_peft_to_the_last_digits(float64_policy):
     expected = layer(x)
     with fast_lora(float64_policy):
         torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=1e-13)
+        with torch.no_grad():  # in place, more than once
+            for _ in range(2):
+                torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_bfloat16_differs_by_less_than_its_own_rounding():

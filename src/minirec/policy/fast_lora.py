@@ -25,6 +25,7 @@ def fast_lora(policy: PeftModel | PeftMixedModel | PreTrainedModel) -> Iterator[
     context the adapter is cast instead, and scaled and added by one `torch.addmm`:
     the same up to rounding to the layer's own dtype. Gradients flow as before, the
     adapter's in its own dtype; dropout, `disable_adapter` and merging keep working.
+    While the context lasts the adapter must not change.
 
     Layers that the adapter puts on anything but a linear map stay peft's own.
 
@@ -81,17 +82,22 @@ def _forward(
     up: Any = layer.lora_B[name].weight
     dropout: Any = layer.lora_dropout[name]
     scaling = layer.scaling[name]
+    cast: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if layer.disable_adapters or layer.merged:
             return peft_forward(x, *args, **kwargs)
         base = layer.base_layer(x, *args, **kwargs)
-        low_rank = dropout(x) @ down.to(x.dtype).T
-        return torch.addmm(
-            base.flatten(0, -2),
-            low_rank.flatten(0, -2),
-            up.to(base.dtype).T,
-            alpha=scaling,
-        ).view_as(base)
+        flat = base.view(-1, base.shape[-1])
+        if torch.is_grad_enabled():
+            low_rank = (dropout(x) @ down.to(x.dtype).T).flatten(0, -2)
+            out = flat.addmm(low_rank, up.to(base.dtype).T, alpha=scaling)
+            return out.view_as(base)
+        if x.dtype not in cast:
+            cast[x.dtype] = down.to(x.dtype).T, up.to(x.dtype).T
+        a, b = cast[x.dtype]
+        # in place: nothing else holds what the base layer returned
+        flat.addmm_((dropout(x) @ a).flatten(0, -2), b, alpha=scaling)
+        return base
 
     return forward

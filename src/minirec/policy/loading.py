@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from minirec.errors import InputError, loading
+from minirec.policy.memory import keep_freed_memory
 from minirec.types import Adapter, Model
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def load_model(
     lm.get_output_embeddings().register_forward_pre_hook(
         lambda _, inputs: (inputs[0].contiguous(),)
     )
+    keep_freed_memory()
     return lm.to(device)  # type: ignore[arg-type]  # the stub takes no device name
 
 

@@ -1,12 +1,19 @@
-"""How many prompts are answered at once within a limit of memory."""
+"""How many prompts fit into memory at once, and memory that is used again."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+# glibc's malloc.h: from which size on memory is mapped for a block alone, and how much
+# free memory at the end of the heap is given back
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_LARGEST = 2**30
 
 
 def prompts_at_once(
@@ -71,3 +78,16 @@ def prompts_at_once(
     logits = config.vocab_size * (size + rollouts * (size + 4 * exact))
     prompt = cache + copied + logits + max(prefilling, step)
     return max(1, int(memory_gb * 1e9 / prompt))
+
+
+def keep_freed_memory() -> None:
+    """Let this process use large blocks again that it has freed.
+
+    By default glibc gives each block of more than 32 MiB back to the system, which
+    clears every page of the next one: for the logits of a batch, that takes longer
+    than computing them. Nothing is done under another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from minirec.errors import InputError
+from minirec.policy.attention import attention_in_cache
 from minirec.policy.fast_lora import replaced
 from minirec.policy.loading import check_window
 from minirec.policy.rollouts import _shared_prefix
@@ -293,12 +294,14 @@ def _last_hidden(lm: PreTrainedModel | PeftModel, **inputs: Any) -> torch.Tensor
 
     def narrow(_: object, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         kept.append(given[0])
-        return (given[0][:1, :1],)
+        # strides of one piece: else the product copies the vocabulary's whole matrix
+        return (given[0][0, :1][None],)
 
     head: Any = lm.get_output_embeddings()
     hook = head.register_forward_pre_hook(narrow)
     try:
-        lm(**inputs)
+        with attention_in_cache(lm):
+            lm(**inputs)
     finally:
         hook.remove()
     return kept[0]
@@ -315,7 +318,7 @@ def logits_of(lm: PreTrainedModel | PeftModel, hidden: torch.Tensor) -> torch.Te
     decoded = _Decoded({0: hidden[None], "last_hidden_state": hidden[None]})
     with replaced({base.base_model: lambda *_, **__: decoded}):
         any_input = torch.zeros(1, 1, dtype=torch.long, device=lm.device)
-        return lm(input_ids=any_input).logits[0]
+        return lm(input_ids=any_input).logits.squeeze(0)
 
 
 class _Decoded(dict):

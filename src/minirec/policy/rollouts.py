@@ -7,14 +7,14 @@ cache of a prompt is held once, and all of its completions attend to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minirec.errors import InputError
+from minirec.policy.attention import attending_by, attention_in_cache
 from minirec.policy.fast_lora import fast_lora
 from minirec.policy.loading import check_window
 
@@ -109,16 +109,22 @@ def prefill(
         mask = rest["attention_mask"]
         positions = shared + (mask.cumsum(-1) - 1).clamp(min=0)
         mask = torch.cat([mask.new_ones(len(ids), shared), mask], dim=1)
-        logits = lm(
-            input_ids=rest["input_ids"],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            # an index, as a slice of the last token is not laid out in one piece, and
-            # its product with the vocabulary would copy the matrix for each row
-            logits_to_keep=torch.tensor([positions.shape[1] - 1], device=lm.device),
-        ).logits[:, 0]
+        # each token sees what is not padding, up to itself
+        causal = mask.new_ones(mask.shape[1], mask.shape[1]).tril()[shared:]
+        hidden_from = torch.finfo(lm.dtype).min * (1 - causal * mask[:, None]).to(
+            lm.dtype
+        )
+        with attention_in_cache(lm):
+            logits = lm(
+                input_ids=rest["input_ids"],
+                attention_mask=hidden_from[:, None],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                # an index, as a slice of the last token is not laid out in one piece,
+                # and its product with the vocabulary would copy the matrix a row
+                logits_to_keep=torch.tensor([positions.shape[1] - 1], device=lm.device),
+            ).logits[:, 0]
     layers: list[Any] = cache.layers
     return Prefilled(
         lm,
@@ -322,7 +328,7 @@ def _decode(
                 if len(needed) <= len(prefilled.position) / 2:
                     prefilled = prefilled.select(needed)
                     prompt = torch.searchsorted(needed, prompt)
-            with _attention(lm, _Attention(prefilled, prompt)):
+            with attending_by(lm, _Attention(prefilled, prompt)):
                 logits = lm(
                     input_ids=token[:, None],
                     position_ids=position[:, None],
@@ -419,21 +425,3 @@ class _Attention:
         product = grid.reshape(n_prompts, heads, self.group * m, inner) @ matrices
         product = product.view(n_prompts, heads, self.group, m, outer).transpose(1, 2)
         return product.reshape(-1, heads, m, outer)[self.slot]
-
-
-@contextmanager
-def _attention(
-    lm: PreTrainedModel | PeftModel, function: Callable[..., Any]
-) -> Iterator[None]:
-    """Let every layer attend by ``function``; no mask is made for it."""
-    from transformers import AttentionInterface
-
-    name = "minirec_completions"
-    AttentionInterface.register(name, function)
-    config = lm.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
