@@ -58,6 +58,17 @@ def own_file(project):
             "{'rollouts': 8})",
         ),
         (
+            "score.representativeness.direction=validation",
+            "score.representativeness.direction is validation, and "
+            "preprocess.pool.valid draws none: raise it, or take another direction",
+        ),
+        (
+            "score.representativeness.direction=proxy,score.gradients.space=hidden",
+            "score.representativeness.direction is proxy, the way that its adapter "
+            "moved, and score.gradients.space is hidden: take the space lora, or "
+            "another direction",
+        ),
+        (
             "select.size=99",
             "select.size is 99, and preprocess.pool.train draws 24: lower the one or "
             "raise the other",

@@ -50,6 +50,17 @@ class Parameters(Params, extra="ignore"):
                 )
         return self
 
+    @model_validator(mode="after")
+    def have_a_direction(self) -> Self:
+        """Refuse a direction of prompts that are not drawn."""
+        direction = self.score.representativeness.direction
+        if direction == "validation" and self.preprocess.pool.valid == 0:
+            raise InputError(
+                "score.representativeness.direction is validation, and "
+                "preprocess.pool.valid draws none: raise it, or take another direction"
+            )
+        return self
+
 
 def check_parameters(parameters: dict) -> Parameters:
     """Return the parameters as a model.

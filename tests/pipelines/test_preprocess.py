@@ -22,7 +22,7 @@ def params(**changes):
         "window": 2,
         "split": {"method": "leave_last_out", "valid": 0.1, "test": 0.1},
         "item_text": "{title}. {description}",
-        "pool": {"train": None, "test": 1},
+        "pool": {"train": None, "valid": 0, "test": 1},
     }
     return PreprocessParams.model_validate({**base, **changes})
 
@@ -241,7 +241,7 @@ def test_an_edited_template_makes_prompts_stale(test_run, kedro, tmp_path):
         {"windows": 3},
         {"split": {"method": "random", "valid": 0.1, "test": 0.1}},
         {"split": {"method": "time", "valid": 0.0, "test": 0.1}},
-        {"pool": {"train": 0, "test": None}},
+        {"pool": {"train": 0, "valid": 0, "test": None}},
     ],
 )
 def test_parameters_out_of_bounds_are_refused(changes):

@@ -4,22 +4,37 @@ import pytest
 
 from minirec.errors import InputError
 from minirec.pipelines.score import create_pipeline, nodes
-from minirec.pipelines.score.params import LearnabilityParams, ValueParams
-from minirec.schemas import Learnability, Scores
+from minirec.pipelines.score.params import (
+    GradientParams,
+    LearnabilityParams,
+    RepresentativenessParams,
+    ValueParams,
+)
+from minirec.policy import gradients
+from minirec.schemas import Learnability, Representativeness, Scores
 
 REWARDS = pd.DataFrame(
     {
-        "sample_id": [8, 8, 3, 3, 5, 5],
-        "rollout": [0, 1, 0, 1, 0, 1],
-        "rank": [0, 0, 4, 9, 50, 50],
-        "reward": [0.4, 0.6, 0.1, 0.3, 0.0, 0.0],
+        "sample_id": [8, 8, 3, 3, 5, 5, 6, 6],  # 6 is of validation
+        "rollout": [0, 1, 0, 1, 0, 1, 0, 1],
+        "rank": [0, 0, 4, 9, 50, 50, 0, 0],
+        "reward": [0.4, 0.6, 0.1, 0.3, 0.0, 0.0, 0.9, 0.7],
+    }
+)
+
+
+PROMPTS = pd.DataFrame(
+    {
+        "sample_id": [8, 3, 5, 2, 6],
+        "split": ["train", "train", "train", "test", "valid"],
+        "n_tokens": [9, 9, 9, 9, 9],
     }
 )
 
 
 def test_learnability_peaks_at_mu():
     params = LearnabilityParams(mu=0.2, sigma=0.1)
-    table = Learnability.validate(nodes.score_learnability(REWARDS, params))
+    table = Learnability.validate(nodes.score_learnability(PROMPTS, REWARDS, params))
     assert table["sample_id"].tolist() == [3, 5, 8]
     np.testing.assert_allclose(table["mean_reward"], [0.2, 0.0, 0.5])
     np.testing.assert_allclose(table["std_reward"], [0.1, 0.0, 0.1], atol=1e-15)
@@ -31,7 +46,7 @@ def test_learnability_peaks_at_mu():
 
 def test_value_weighs_learnability():
     learnability = nodes.score_learnability(
-        REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
+        PROMPTS, REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
     )
     representativeness = pd.DataFrame(
         {"sample_id": [8, 5, 3], "representativeness": [1.0, 0.5, 0.0]}
@@ -44,26 +59,56 @@ def test_value_weighs_learnability():
 
 def test_scores_of_different_samples_are_refused():
     learnability = nodes.score_learnability(
-        REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
+        PROMPTS, REWARDS, LearnabilityParams(mu=0.2, sigma=0.1)
     )
     other = pd.DataFrame({"sample_id": [3, 5, 9], "representativeness": [0.0] * 3})
     with pytest.raises(InputError, match="hold different samples"):
         nodes.join_scores(learnability, other, ValueParams(alpha=1))
 
 
+# the pool's mean points along the first axis, validation's along the second
+GRADIENTS = {
+    "sample_id": np.array([3, 5, 6, 8]),
+    "matrix": np.array([[2.0, 0], [1, 1], [0, 3], [0, -1]], np.float32),
+}
+COSINES = {
+    "mean": [1, 0.5**0.5, 0],
+    "validation": [0, 0.5**0.5, -1],
+    "proxy": [-1, -(0.5**0.5), 0],
+}
+
+
+@pytest.mark.parametrize("direction", COSINES)
+def test_representativeness_is_the_cosine_with_a_direction(monkeypatch, direction):
+    monkeypatch.setattr(gradients, "adapter_movement", lambda *_: np.array([-3.0, 0.0]))
+    table = nodes.score_representativeness(
+        PROMPTS,
+        GRADIENTS,
+        {},
+        {},
+        GradientParams(space="lora", last_blocks=1, dimensions=2, batch_size=1),
+        RepresentativenessParams(direction=direction),
+        seed=0,
+    )
+    assert Representativeness.validate(table)["sample_id"].tolist() == [3, 5, 8]
+    cosine = np.array(COSINES[direction])
+    expected = (cosine - cosine.min()) / np.ptp(cosine)
+    np.testing.assert_allclose(table["representativeness"], expected, atol=1e-15)
+
+
 @pytest.fixture
 def prompts():
     return pd.DataFrame(
         {
-            "sample_id": [1, 2, 3, 4],
-            "split": ["train", "test", "train", "train"],
-            "n_tokens": [10, 99, 30, 30],
+            "sample_id": [1, 2, 3, 4, 5],
+            "split": ["train", "test", "train", "train", "valid"],
+            "n_tokens": [10, 99, 30, 30, 20],
         }
     )
 
 
-def test_the_pool_is_the_training_prompts_longest_first(prompts):
-    assert nodes._pool(prompts)["sample_id"].tolist() == [4, 3, 1]
+def test_scored_are_training_and_validation_longest_first(prompts):
+    assert nodes._scored(prompts)["sample_id"].tolist() == [4, 3, 5, 1]
 
 
 def test_the_proxy_trains_on_a_seeded_draw_of_the_pool(prompts):

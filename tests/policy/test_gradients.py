@@ -20,7 +20,7 @@ from minirec.policy.gradients import (
     sample_gradients,
     trainable_parameters,
 )
-from minirec.policy.loading import get_adapter
+from minirec.policy.loading import get_adapter, set_adapter
 
 
 def test_advantages_by_hand():
@@ -204,32 +204,38 @@ def test_blocks_of_logits_change_nothing(float64_policy, ragged, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
-def test_movement_is_the_gradient_that_a_descent_step_followed(float64_policy):
+def test_movement_is_the_gradient_that_a_descent_step_followed(float64_policy, ragged):
     parameters = trainable_parameters(float64_policy, last_blocks=2)
+    each = sample_gradients(float64_policy, *ragged, 0, 1.0, parameters)
+    step = {name: gradient.sum(0) for name, gradient in each.items()}
     before = get_adapter(float64_policy)
-    step = {
-        name: torch.full_like(tensor, 0.25 if "lora_A" in name else -0.5)
-        for name, tensor in before["tensors"].items()
-    }
-    after = {
-        "config": before["config"],
-        "tensors": {n: t - step[n] for n, t in before["tensors"].items()},
-    }
-    movement = adapter_movement(before, after, parameters)
-    assert list(movement) == [name for name, _ in parameters]
-    for name, parameter in parameters:
-        assert movement[name].shape == (1, *parameter.shape)
-        # float32 rounds values below 1 to 2^-25
-        expected = torch.full_like(movement[name], 0.25 if "lora_A" in name else -0.5)
-        torch.testing.assert_close(movement[name], expected, rtol=0, atol=2.0**-23)
+    try:
+        with torch.no_grad():
+            for name, parameter in parameters:
+                parameter -= 0.5 * step[name]
+        after = get_adapter(float64_policy)
+    finally:
+        set_adapter(float64_policy, before)
+    moved = adapter_movement(before, after, 2, dimensions=64, seed=7)
+    sketch = CountSketch([p.numel() for _, p in parameters], 64, seed=7)
+    expected = sketch([0.5 * step[name][None] for name, _ in parameters])[0]
+    # weights below 2 round to 2^-24, and some 30 of 1,792 meet in a bucket
+    np.testing.assert_allclose(moved, expected, rtol=0, atol=60 * 2.0**-24)
+    assert np.abs(moved).max() > 0.1
+
+
+def test_parameters_come_in_the_order_of_a_saved_adapter(any_policy):
+    saved = sorted(get_adapter(any_policy)["tensors"])
+    named = [name for name, _ in trainable_parameters(any_policy, None)]
+    assert [name.replace(".default", "") for name in named] == saved
 
 
 def test_movement_between_adapters_of_different_models(float64_policy):
-    parameters = trainable_parameters(float64_policy, last_blocks=1)
     adapter = get_adapter(float64_policy)
     empty = {"config": adapter["config"], "tensors": {}}
-    with pytest.raises(InputError, match=r"an adapter has no tensor base_model\."):
-        adapter_movement(adapter, empty, parameters)
+    message = r"initial_adapter and proxy_adapter differ in shape \(first at base_model"
+    with pytest.raises(InputError, match=message):
+        adapter_movement(adapter, empty, None, 8, 0)
 
 
 def test_adapters_outside_of_the_blocks_need_a_number_of_blocks():

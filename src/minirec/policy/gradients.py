@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 # numbers of a matrix (tokens, vocabulary) that a processor's cache holds: a few MiB
 _IN_CACHE = 2**20
-# the adapter's own name in a parameter's name, which a saved adapter leaves out
-_ADAPTER_NAME = re.compile(r"(?<=lora_[AB])\.[^.]+(?=\.weight$)")
 
 
 def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarray]:
@@ -65,15 +63,23 @@ def trainable_parameters(
 ) -> list[tuple[str, torch.nn.Parameter]]:
     """Return the adapter's parameters in the last transformer blocks (None: in all).
 
+    They are sorted by name, as are those of a saved adapter.
+
     Raises
     ------
     InputError
         If there are fewer blocks, or all are wanted and an adapter lies outside.
     """
-    adapted = [(n, p) for n, p in policy.named_parameters() if "lora_" in n]
-    blocks = sorted({_block(name) for name, _ in adapted} - {-1})
+    named = {n: p for n, p in policy.named_parameters() if "lora_" in n}
+    return [(name, named[name]) for name in _in_last_blocks(named, last_blocks)]
+
+
+def _in_last_blocks(names: Iterable[str], last_blocks: int | None) -> list[str]:
+    """Return, sorted, the names of the adapter's parameters in the last blocks."""
+    adapted = sorted(names)
+    blocks = sorted({_block(name) for name in adapted} - {-1})
     if last_blocks is None:
-        outside = [name for name, _ in adapted if _block(name) < 0]
+        outside = [name for name in adapted if _block(name) < 0]
         if outside:
             raise InputError(
                 f"score.gradients.last_blocks is null, and {outside[0]} lies outside "
@@ -87,7 +93,7 @@ def trainable_parameters(
             f"{len(blocks)} blocks: lower it, or say null for all"
         )
     wanted = set(blocks[-last_blocks:])
-    return [(name, p) for name, p in adapted if _block(name) in wanted]
+    return [name for name in adapted if _block(name) in wanted]
 
 
 def _block(name: str) -> int:
@@ -345,42 +351,49 @@ def _sum_over(sample: torch.Tensor, values: torch.Tensor, n: int) -> np.ndarray:
 
 
 def adapter_movement(
-    before: Adapter, after: Adapter, parameters: Sequence[tuple[str, object]]
-) -> dict[str, torch.Tensor]:
-    """Return how an adapter moved in training, as a gradient: before minus after.
+    before: Adapter,
+    after: Adapter,
+    last_blocks: int | None,
+    dimensions: int,
+    seed: int,
+) -> np.ndarray:
+    """Return how an adapter moved in training, as a sketched gradient.
 
-    A descent step moves against the gradient; so the samples whose gradients point
-    this way are those that ask for the movement that was made.
+    A descent step moves against the gradient. Before minus after is therefore the
+    gradient that would have asked for the movement that was made, and the samples whose
+    gradients point this way asked for it.
 
     Parameters
     ----------
     before, after
         The adapter when training began and when it ended.
-    parameters
-        Those that `sample_gradients` differentiates.
+    last_blocks, dimensions, seed
+        As the gradients were taken and sketched that it is compared with, see
+        `trainable_parameters` and `CountSketch`.
 
     Returns
     -------
-    dict
-        A tensor (1, *shape) a parameter, as `sample_gradients` returns (B, *shape).
+    ndarray
+        (dimensions,).
 
     Raises
     ------
     InputError
-        If an adapter lacks one of the parameters.
+        If the two hold different tensors, or as `trainable_parameters`.
     """
-    out = {}
-    for name, _ in parameters:
-        saved = _ADAPTER_NAME.sub("", name)
-        for adapter in (before, after):
-            if saved not in adapter["tensors"]:
-                raise InputError(
-                    f"an adapter has no tensor {saved}: it was made for another model "
-                    "or another policy.lora; run `kedro run --pipelines score`"
-                )
-        moved = before["tensors"][saved].float() - after["tensors"][saved].float()
-        out[name] = moved[None]
-    return out
+    shapes = [{n: t.shape for n, t in a["tensors"].items()} for a in (before, after)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0]
+        raise InputError(
+            f"initial_adapter and proxy_adapter differ in shape (first at {wrong}): "
+            "one was made for another model or another policy.lora; run "
+            "`kedro run --pipelines score`"
+        )
+    moved = [
+        (before["tensors"][name].float() - after["tensors"][name].float())[None]
+        for name in _in_last_blocks(shapes[0], last_blocks)
+    ]
+    return CountSketch([own.numel() for own in moved], dimensions, seed)(moved)[0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from html import escape, unescape
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from minirec.columns import (
     TITLE,
     TRAIN,
     USER_ID,
+    VALID,
 )
 from minirec.histories.catalogue import catalogue
 from minirec.histories.clean import clean_items
@@ -101,8 +103,9 @@ def render_prompts(
     """Draw the pools to score and to evaluate, and write each sample as a prompt."""
     from minirec.policy import prompts
 
-    pools = draw_pool(samples, TRAIN, pool.train, seed).union(
-        draw_pool(samples, TEST, pool.test, seed)
+    wanted = {TRAIN: pool.train, VALID: pool.valid, TEST: pool.test}
+    pools = ibis.union(
+        *(draw_pool(samples, split, n, seed) for split, n in wanted.items() if n != 0)
     )
     columns = [SAMPLE_ID, SPLIT, USER_ID, TIMESTAMP]
     columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]

@@ -42,6 +42,8 @@ class PoolParams(Params):
     """How many prompts are drawn from a split; None: all of them."""
 
     train: int | None = Field(ge=1)
+    valid: int | None = Field(ge=0)
+    """Scored beside those of training, for a direction and not to be chosen."""
     test: int | None = Field(ge=1)
 
 

@@ -31,6 +31,7 @@ from minirec.columns import (
     TITLE,
     TOKEN_ID,
     TRAIN,
+    VALID,
     VALUE,
 )
 from minirec.errors import InputError
@@ -44,6 +45,7 @@ from minirec.pipelines.score.params import (
     LearnabilityParams,
     ProbeParams,
     ProxyParams,
+    RepresentativenessParams,
     ValueParams,
     WarmStartParams,
 )
@@ -172,7 +174,7 @@ def probe_rewards(
     table = map_batches(
         make_prober,
         init,
-        _pool(prompts)[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
+        _scored(prompts)[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
         batch_size=probe.batch_size,
         key=_key(make_prober, init, ranking.reward),
         folder=finished_batches,
@@ -201,13 +203,13 @@ def collect_gradients(
     key = [SAMPLE_ID, ROLLOUT]
     written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
-    pool = _pool(prompts)[[SAMPLE_ID, PROMPT]]
-    if not (set(pool[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
+    scored = _scored(prompts)[[SAMPLE_ID, PROMPT]]
+    if not (set(scored[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
         raise InputError(
             "rollouts or rewards lack samples of prompts: they were made from another "
             "pool; run `kedro run --pipelines score`"
         )
-    pool = pool.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
+    scored = scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
 
     def collect(label: str, space: str, direction: np.ndarray | None = None) -> Matrix:
         init = {
@@ -224,7 +226,7 @@ def collect_gradients(
             map_batches(
                 make_differentiator,
                 init,
-                pool,
+                scored,
                 batch_size=gradient.batch_size,
                 key=_key(make_differentiator, init),
                 folder=finished_batches,
@@ -235,15 +237,16 @@ def collect_gradients(
 
     if gradient.space != "hessian":
         return collect("collect_gradients", gradient.space)
-    mean = collect("mean_gradient", "hidden")["matrix"].mean(axis=0)
-    return collect("collect_gradients", "hessian", mean)
+    of_pool = _of_split(collect("mean_gradient", "hidden"), prompts, TRAIN)
+    return collect("collect_gradients", "hessian", of_pool["matrix"].mean(axis=0))
 
 
 def score_learnability(
-    rewards: pd.DataFrame, learnability: LearnabilityParams
+    prompts: pd.DataFrame, rewards: pd.DataFrame, learnability: LearnabilityParams
 ) -> pd.DataFrame:
     """Score how much each sample can teach, from the rewards that the proxy earned."""
-    groups = rewards.groupby(SAMPLE_ID)[REWARD]
+    pool = rewards[rewards[SAMPLE_ID].isin(_pool(prompts)[SAMPLE_ID])]
+    groups = pool.groupby(SAMPLE_ID)[REWARD]
     mean = groups.mean()
     score = gaussian_learnability(
         mean.to_numpy(), mu=learnability.mu, sigma=learnability.sigma
@@ -258,12 +261,34 @@ def score_learnability(
     )
 
 
-def score_representativeness(gradients: Matrix) -> pd.DataFrame:
-    """Score how each sample's gradient aligns with the mean of all."""
+def score_representativeness(
+    prompts: pd.DataFrame,
+    gradients: Matrix,
+    initial_adapter: Adapter,
+    proxy_adapter: Adapter,
+    gradient: GradientParams,
+    representativeness: RepresentativenessParams,
+    seed: int,
+) -> pd.DataFrame:
+    """Score how each sample's gradient aligns with a global update direction."""
+    pool = _of_split(gradients, prompts, TRAIN)
+    direction = None
+    if representativeness.direction == "validation":
+        direction = _of_split(gradients, prompts, VALID)["matrix"].mean(axis=0)
+    elif representativeness.direction == "proxy":
+        from minirec.policy.gradients import adapter_movement
+
+        direction = adapter_movement(
+            initial_adapter,
+            proxy_adapter,
+            gradient.last_blocks,
+            gradient.dimensions,
+            seed,
+        )
     return pd.DataFrame(
         {
-            SAMPLE_ID: np.asarray(gradients[SAMPLE_ID]),
-            REPRESENTATIVENESS: gradient_alignment(gradients["matrix"]),
+            SAMPLE_ID: np.asarray(pool[SAMPLE_ID]),
+            REPRESENTATIVENESS: gradient_alignment(pool["matrix"], direction),
         }
     )
 
@@ -323,17 +348,30 @@ def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> 
 
 
 def _pool(prompts: pd.DataFrame) -> pd.DataFrame:
-    """Return the training prompts, longest first: batches of like length pad least.
+    """Return the training prompts, which are chosen from."""
+    return prompts[prompts[SPLIT] == TRAIN]
 
-    A batch too large for the memory fails at once, not at the end.
+
+def _scored(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the prompts of training and of validation, longest first.
+
+    Batches of like length pad least, and one too large for the memory fails at once.
     """
-    pool = prompts[prompts[SPLIT] == TRAIN]
-    return pool.sort_values([N_TOKENS, SAMPLE_ID], ascending=False)
+    scored = prompts[prompts[SPLIT].isin([TRAIN, VALID])]
+    return scored.sort_values([N_TOKENS, SAMPLE_ID], ascending=False)
+
+
+def _of_split(gradients: Matrix, prompts: pd.DataFrame, split: str) -> Matrix:
+    """Return the rows of a split; of all rows no copy, they may be a memory map."""
+    own = np.isin(gradients[SAMPLE_ID], prompts.loc[prompts[SPLIT] == split, SAMPLE_ID])
+    if own.all():
+        return gradients
+    return {name: array[own] for name, array in gradients.items()}
 
 
 def _proxy_subset(prompts: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     """Draw the prompts that the warm start and the proxy train on."""
-    pool = prompts[prompts[SPLIT] == TRAIN]
+    pool = _pool(prompts)
     if n > len(pool):
         raise InputError(
             f"score.proxy.prompts is {n}, and the pool has {len(pool)}: lower it, or "

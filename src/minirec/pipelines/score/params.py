@@ -1,9 +1,10 @@
 """Parameters of the pipeline, as `params:score.*` hold them."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, Params
 from minirec.policy.server import ServerParams
 
@@ -47,6 +48,16 @@ class GradientParams(Params):
     batch_size: int = Field(ge=1)
 
 
+class RepresentativenessParams(Params):
+    """Which direction a sample's gradient should align with.
+
+    ``mean``: that of the pool's gradients, as published. ``proxy``: the way its adapter
+    moved in training. ``validation``: the mean gradient of validation prompts, as LESS.
+    """
+
+    direction: Literal["mean", "proxy", "validation"]
+
+
 class LearnabilityParams(Params):
     """Where learnability peaks and how fast it falls; no sigma: that of the pool."""
 
@@ -67,5 +78,18 @@ class ScoreParams(Params):
     proxy: ProxyParams
     probe: ProbeParams
     gradients: GradientParams
+    representativeness: RepresentativenessParams
     learnability: LearnabilityParams
     value: ValueParams
+
+    @model_validator(mode="after")
+    def move_where_gradients_are(self) -> Self:
+        """Refuse a direction that gradients of another space do not have."""
+        space = self.gradients.space
+        if self.representativeness.direction == "proxy" and space != "lora":
+            raise InputError(
+                "score.representativeness.direction is proxy, the way that its adapter "
+                f"moved, and score.gradients.space is {space}: take the space lora, or "
+                "another direction"
+            )
+        return self

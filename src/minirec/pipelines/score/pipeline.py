@@ -85,13 +85,21 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.score_learnability,
-                inputs=["rewards", "params:score.learnability"],
+                inputs=["prompts", "rewards", "params:score.learnability"],
                 outputs="learnability",
                 name="score_learnability",
             ),
             Node(
                 nodes.score_representativeness,
-                inputs="gradients",
+                inputs=[
+                    "prompts",
+                    "gradients",
+                    "initial_adapter",
+                    "proxy_adapter",
+                    "params:score.gradients",
+                    "params:score.representativeness",
+                    "params:seed",
+                ],
                 outputs="representativeness",
                 name="score_representativeness",
             ),
