@@ -13,10 +13,11 @@ the other, on the same prompts with the same tokens:
   the same parameters;
 - the proxy: steps of our trainer and of TRL's.
 
-It prints medians in a table, what share of the machine's matrix products ours reaches,
-and as its last line JSON: plain seconds over ours, at the largest G. ``pipeline`` counts
-rollouts, ``lora`` gradients and as many steps of the proxy as the project takes for so
-many prompts; embedding, which is the same in both ways, is left out.
+It prints medians in a table, with the rate at which ours multiplies matrices beside
+that of the machine, and as its last line JSON: plain seconds over ours, at the largest
+G. ``pipeline`` counts rollouts, ``lora`` gradients and as many steps of the proxy as the
+project takes for so many prompts; embedding, which is the same in both ways, is left
+out.
 """
 
 import json
@@ -140,6 +141,32 @@ def plain_gradient(
     return torch.autograd.grad(loss, parameters)
 
 
+def products_of(function: Callable[[], Any]) -> int:
+    """Return how many operations the matrix products of a call take, 2mnk each."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Counted(TorchDispatchMode):  # `FlopCounterMode` cannot follow `autograd.grad`
+        total = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            with self:  # `linear` arrives whole where nothing is differentiated
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+            out = func(*args, **kwargs)
+            count = flop_registry.get(func._overloadpacket)
+            self.total += count(*args, **kwargs, out_val=out) if count else 0
+            return out
+
+    with Counted() as counted:
+        function()
+    return counted.total
+
+
 def product_rate(seconds: float = 2.0) -> float:
     """Return the machine's products of bfloat16 matrices, in FLOP/s."""
     import torch
@@ -168,12 +195,21 @@ def main(
         group: measure(tables, params, n, group, repeats, proxy_steps)
         for group in sorted(rollouts)
     }
-    lines = ["| G | step | plain, s | ours, s | ratio |", "|---:|---|---:|---:|---:|"]
+    rate = product_rate()
+    lines = [
+        "| G | step | plain, s | ours, s | ratio | ours, GFLOP/s |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
     for group, ratios in found.items():
-        lines += [
-            f"| {group} | {step} | {plain:.2f} | {ours:.2f} | {plain / ours:.2f} |"
-            for step, (plain, ours) in ratios.items()
-        ]
+        for step, (plain, ours, products) in ratios.items():
+            reached = f"{products / ours / 1e9:.0f}" if products else ""
+            lines.append(
+                f"| {group} | {step} | {plain:.2f} | {ours:.2f} | {plain / ours:.2f} | "
+                f"{reached} |"
+            )
+    lines.append(
+        f"\nThe machine multiplies bfloat16 matrices at {rate / 1e9:.0f} GFLOP/s."
+    )
     click.echo("\n".join(lines))
     last = found[max(found)]
     names = ("rollouts", "lora_gradients", "hidden_gradients", "pipeline")
@@ -187,8 +223,8 @@ def measure(
     group: int,
     repeats: int,
     proxy_steps: int,
-) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of the plain way and of ours, by step."""
+) -> dict[str, tuple[float, float, int]]:
+    """Return by step the median seconds of both ways, and operations of ours."""
     import torch
 
     from minirec.columns import PROMPT, REWARD, SAMPLE_ID, TOKEN_ID
@@ -269,6 +305,7 @@ def measure(
             reward_completions(plain, tasks, reward, ids, texts)
 
     times: Timed = {}
+    products = {"rollouts": products_of(ours)}
     for _ in range(repeats):
         written = timed(times, "rollouts", ours)
         timed(times, "plain rollouts", lambda: plainly(written))  # noqa: B023
@@ -280,7 +317,12 @@ def measure(
         for space, differentiate in collect.items():
             parts = [table.iloc[start : start + step] for start in range(0, n, step)]
             name = f"{space}_gradients"
-            timed(times, name, partial(list, map(differentiate, parts)))
+            own = partial(
+                lambda f, over: [f(part) for part in over], differentiate, parts
+            )
+            if name not in products:
+                products[name] = products_of(own)
+            timed(times, name, own)
         advantages = gradients.group_advantages(table[REWARD].tolist())
         ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)
         timed(
@@ -300,11 +342,14 @@ def measure(
         )
     proxy(times, tables, params, pool, proxy_steps, repeats)
     middle = {name: median(seconds) for name, seconds in times.items()}
+    beside = {"rollouts": "plain rollouts", "proxy": "plain proxy"}
     steps = {
-        "rollouts": (middle["plain rollouts"], middle["rollouts"]),
-        "lora_gradients": (middle["plain gradients"], middle["lora_gradients"]),
-        "hidden_gradients": (middle["plain gradients"], middle["hidden_gradients"]),
-        "proxy": (middle["plain proxy"], middle["proxy"]),
+        step: (
+            middle[beside.get(step, "plain gradients")],
+            middle[step],
+            products.get(step, 0),
+        )
+        for step in ("rollouts", "lora_gradients", "hidden_gradients", "proxy")
     }
     # as many steps for n prompts as the project takes for its pool
     every = params.score.proxy.prompts / params.score.proxy.prompts_per_step
@@ -315,7 +360,7 @@ def measure(
         + share * steps["proxy"][way]
         for way in (0, 1)
     ]
-    steps["pipeline"] = (whole[0], whole[1])
+    steps["pipeline"] = (whole[0], whole[1], 0)
     return steps
 
 
