@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from minirec.errors import InputError
 from minirec.execution.map_batches import map_batches
+from minirec.execution.parts import in_order
 
 KEY, OTHER_KEY = "0123abcd", "4567abcd"
 
@@ -29,15 +30,17 @@ def run(tmp_path, local):
     """Work on a table, three rows at once, in a folder that stays."""
 
     def run(table, make=make_doubler, init=None, *, batch_size=3, key=KEY, label="run"):
-        return map_batches(
-            make,
-            init or {},
-            table,
-            batch_size=batch_size,
-            key=key,
-            folder=tmp_path / "batches",
-            label=label,
-            execution=local,
+        return in_order(
+            map_batches(
+                make,
+                init or {},
+                table,
+                batch_size=batch_size,
+                key=key,
+                folder=tmp_path / "batches",
+                label=label,
+                execution=local,
+            )
         )
 
     return run
@@ -131,15 +134,17 @@ def test_ended_runs_leave_the_batches_of_one_that_was_not(
     table = samples(range(11))
 
     def run(folder, fails_at=()):
-        return map_batches(
-            make_doubler,
-            {"fails_at": fails_at},
-            table,
-            batch_size=3,
-            key=KEY,
-            folder=folder,
-            label="run",
-            execution=local,
+        return in_order(
+            map_batches(
+                make_doubler,
+                {"fails_at": fails_at},
+                table,
+                batch_size=3,
+                key=KEY,
+                folder=folder,
+                label="run",
+                execution=local,
+            )
         )
 
     with tempfile.TemporaryDirectory() as clean, tempfile.TemporaryDirectory() as other:
@@ -175,15 +180,17 @@ def test_any_way_to_a_table_ends_as_a_clean_run(local, steps):
 
         table = pd.DataFrame({"sample_id": list(texts), "text": list(texts.values())})
         table["token_id"] = [[]] * len(table)
-        return map_batches(
-            make,
-            {},
-            table,
-            batch_size=size,
-            key=KEY,
-            folder=folder,
-            label="run",
-            execution=local,
+        return in_order(
+            map_batches(
+                make,
+                {},
+                table,
+                batch_size=size,
+                key=KEY,
+                folder=folder,
+                label="run",
+                execution=local,
+            )
         )
 
     last = {1: "a", 5: "b", 3: "a"}

@@ -10,6 +10,7 @@ from batch_workers import given, make_doubler
 from minirec.errors import InputError
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
+from minirec.execution.parts import in_order
 
 KEY = "0123abcd"
 
@@ -25,15 +26,17 @@ def run(tmp_path):
     """Work on a table, three rows at once, in a folder that stays."""
 
     def run(execution, table, init=None, *, make=make_doubler, label="run"):
-        return map_batches(
-            make,
-            init or {},
-            table,
-            batch_size=3,
-            key=KEY,
-            folder=tmp_path / "batches",
-            label=label,
-            execution=execution,
+        return in_order(
+            map_batches(
+                make,
+                init or {},
+                table,
+                batch_size=3,
+                key=KEY,
+                folder=tmp_path / "batches",
+                label=label,
+                execution=execution,
+            )
         )
 
     return run

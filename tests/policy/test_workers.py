@@ -156,19 +156,22 @@ def test_gradients_of_each_space_are_rows_of_a_matrix(
         seed=0,
         direction=np.ones(hidden, np.float32) if space == "hessian" else None,
     )
-    found = workers.matrix_of(differentiate(rolled_out))
-    assert found["sample_id"].tolist() == [9, 4, 7]
+    found = workers.matrix_of([differentiate(rolled_out)], rolled_out["sample_id"])
+    assert found["sample_id"].tolist() == [4, 7, 9]
     assert found["matrix"].shape == (3, width or hidden)
     assert found["matrix"].dtype == np.float32
     # equal rewards teach nothing, but have curvature
     assert (np.abs(found["matrix"]).max(axis=1) > 0).tolist() == [
         True,
+        space == "hessian",  # of 7
         True,
-        space == "hessian",
     ]
     alone = [
-        workers.matrix_of(differentiate(rolled_out.iloc[[row]].reset_index(drop=True)))
-        for row in range(3)
+        workers.matrix_of(
+            [differentiate(rolled_out.iloc[[row]].reset_index(drop=True))],
+            rolled_out["sample_id"].iloc[[row]],
+        )
+        for row in (1, 2, 0)
     ]
     np.testing.assert_allclose(
         np.concatenate([each["matrix"] for each in alone]),

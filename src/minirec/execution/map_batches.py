@@ -48,7 +48,7 @@ def map_batches(
     folder: Path,
     label: str,
     execution: ExecutionParams,
-) -> pa.Table:
+) -> Iterator[pa.Table]:
     """Work on the rows of a table, and keep each finished batch on disk.
 
     What lies there is not worked on again: a run that was killed goes on with the
@@ -90,9 +90,10 @@ def map_batches(
 
     Returns
     -------
-    pyarrow.Table
-        What the workers returned of all rows of `table`, sorted by ``sample_id``; the
-        rows of one sample stay in their order.
+    iterator of pyarrow.Table
+        What the workers returned of all rows of `table`, read from the disk a batch
+        after another, in no order; the rows of one sample stay in theirs. See
+        `minirec.execution.parts.in_order`.
 
     Raises
     ------
@@ -146,9 +147,8 @@ def map_batches(
             f"{label}: {found.null_count} rows were worked on, and {here} does not "
             "hold them: let `data` in globals.yml name a folder that every worker sees"
         )
-    result = parts.collect(here, rows, found)
     _tidy(here)
-    return result
+    return parts.collect(here, rows, found)
 
 
 def finish(work: Work, batch: pa.Table, folder: Path, label: str) -> Finished:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -80,7 +80,8 @@ def write(folder: Path, batch: pa.Table, result: pa.Table) -> str:
     kept = result.replace_schema_metadata(None)
     kept = kept.append_column(ROW, batch[ROW].take(place))
     buffer = pa.BufferOutputStream()
-    pq.write_table(kept, buffer)
+    # numbers that hardly repeat, as gradients do, would be half as large again
+    pq.write_table(kept, buffer, use_dictionary=False)
     data = buffer.getvalue()
     name = f"{hashlib.sha256(data).hexdigest()}.parquet"
     with replacing(folder / name) as new:
@@ -129,8 +130,8 @@ def parts_of(rows: pa.Table, known: pa.Table) -> pa.Array:
     return known["part"].take(place).combine_chunks()
 
 
-def collect(folder: Path, rows: pa.Table, parts: pa.Array) -> pa.Table:
-    """Return what came of some rows.
+def collect(folder: Path, rows: pa.Table, parts: pa.Array) -> Iterator[pa.Table]:
+    """Yield what came of some rows, file by file.
 
     Parameters
     ----------
@@ -141,22 +142,25 @@ def collect(folder: Path, rows: pa.Table, parts: pa.Array) -> pa.Table:
     parts
         The file of each, as `parts_of` says.
 
-    Returns
-    -------
+    Yields
+    ------
     pyarrow.Table
-        Columns as the worker returned them, sorted by ``sample_id``; rows of one
-        sample stay as they were.
+        Columns as the worker returned them; rows of one sample stay as they were.
     """
     wanted = pa.table({ROW: rows[ROW], "part": parts}).to_pandas()
-    found = []
     for name, of_part in wanted.groupby("part", sort=False)[ROW]:
         table = _read(folder / str(name), None)
         if table is None:
             raise OSError(f"{folder / str(name)} was damaged after it was written")
         # A row may lie in two files: a worker may die after it has written one.
-        found.append(table.filter(pc.is_in(table[ROW], pa.array(of_part, pa.string()))))
+        own = table.filter(pc.is_in(table[ROW], pa.array(of_part, pa.string())))
+        yield own.drop_columns(ROW)
+
+
+def in_order(tables: Iterable[pa.Table]) -> pa.Table:
+    """Put tables together, sorted by ``sample_id``; rows of a sample stay in order."""
     # A batch of nothing but nulls or empty lists has columns of no type.
-    whole = pa.concat_tables(found, promote_options="permissive").drop_columns(ROW)
+    whole = pa.concat_tables(tables, promote_options="permissive")
     return whole.take(pc.sort_indices(whole, [(SAMPLE_ID, "ascending")]))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from minirec.columns import (
     COMPLETION,
@@ -174,11 +175,27 @@ def make_differentiator(
     return differentiate
 
 
-def matrix_of(table: pa.Table) -> Matrix:
-    """Return what `make_differentiator` made as a matrix with its sample ids."""
-    lists = table[GRADIENT].combine_chunks()
-    width = lists.type.list_size
-    return {
-        SAMPLE_ID: table[SAMPLE_ID].to_numpy(),
-        "matrix": lists.flatten().to_numpy().reshape(-1, width),
-    }
+def matrix_of(tables: Iterable[pa.Table], sample_id: ArrayLike) -> Matrix:
+    """Return what `make_differentiator` made as a matrix with its sample ids.
+
+    Parameters
+    ----------
+    tables
+        Of it, in any order; one after the other is held beside the matrix.
+    sample_id
+        (N,) of all their rows.
+
+    Returns
+    -------
+    dict
+        ``sample_id``, ascending, and ``matrix`` (N, d), float32.
+    """
+    ids = np.sort(np.asarray(sample_id))
+    matrix = np.empty((len(ids), 0), np.float32)
+    for table in tables:
+        lists = table[GRADIENT].combine_chunks()
+        rows = lists.flatten().to_numpy().reshape(len(table), -1)
+        if not matrix.shape[1]:
+            matrix = np.empty((len(ids), rows.shape[1]), np.float32)
+        matrix[np.searchsorted(ids, table[SAMPLE_ID].to_numpy())] = rows
+    return {SAMPLE_ID: ids, "matrix": matrix}

@@ -38,6 +38,7 @@ from minirec.errors import InputError
 from minirec.execution.fingerprint import fingerprint, of_model
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
+from minirec.execution.parts import in_order
 from minirec.functions import function_at
 from minirec.lineage.code import Code
 from minirec.pipelines.score.params import (
@@ -171,7 +172,7 @@ def probe_rewards(
         "server": probe.server,
         "seed": seed,
     }
-    table = map_batches(
+    tables = map_batches(
         make_prober,
         init,
         _scored(prompts)[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
@@ -180,7 +181,8 @@ def probe_rewards(
         folder=finished_batches,
         label="probe_rewards",
         execution=execution,
-    ).to_pandas()
+    )
+    table = in_order(tables).to_pandas()
     key = [SAMPLE_ID, ROLLOUT]
     return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD, FAILURE]]
 
@@ -232,7 +234,8 @@ def collect_gradients(
                 folder=finished_batches,
                 label=label,
                 execution=execution,
-            )
+            ),
+            scored[SAMPLE_ID],
         )
 
     if gradient.space != "hessian":
