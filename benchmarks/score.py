@@ -247,6 +247,7 @@ def measure(
         policy=policy,
         ranking=params.ranking,
         rollouts=group,
+        adaptive=None,
         server=None,
         seed=params.seed,
     )

@@ -213,7 +213,10 @@ class SummaryHook:
             costs = catalog.load("costs") if counted else None
             console.print(summary.metrics_table(catalog.load("metrics")))
             if all(name in catalog and catalog.exists(name) for name in WORK):
-                console.print(summary.work_table(*map(catalog.load, WORK)))
+                probe = catalog.load("params:score.probe")
+                most = probe.rollouts if probe.adaptive else None
+                tables = {name: catalog.load(name) for name in WORK}
+                console.print(summary.work_table(**tables, most=most))
             console.print(summary.places_table(paths, costs))
         else:
             written = sorted(pipeline.outputs() & paths.keys())

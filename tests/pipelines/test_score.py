@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,6 +44,14 @@ def test_learnability_peaks_at_mu():
     low, middle = np.exp(-4.5), np.exp(-2)
     expected = [1.0, (middle - low) / (1 - low), 0.0]
     np.testing.assert_allclose(table["learnability"], expected, atol=1e-11)
+
+
+def test_samples_of_fewer_rollouts_are_scored_by_those():
+    params = LearnabilityParams(mu=0.2, sigma=0.1)
+    table = nodes.score_learnability(PROMPTS, REWARDS.drop([1, 4]), params)
+    assert table["sample_id"].tolist() == [3, 5, 8]
+    np.testing.assert_allclose(table["mean_reward"], [0.2, 0.0, 0.4])
+    np.testing.assert_allclose(table["std_reward"], [0.1, 0.0, 0.0], atol=1e-15)
 
 
 def test_value_weighs_learnability():
@@ -130,3 +140,38 @@ def test_the_start_takes_only_a_part_of_what_the_proxy_takes(group):
     touched = {node.name for node in part.nodes}
     assert "train_proxy" in touched
     assert "warm_start_policy" not in touched
+
+
+def test_adaptive_probing_through_every_pipeline(test_run, kedro, tmp_path):
+    path = tmp_path / "project"
+    shutil.copytree(test_run.path, path)
+    adaptive = {
+        "first": 2,
+        "step": 2,
+        "too_easy": "null",
+        "too_hard": "null",
+        "width": 0.1,
+        "confidence": 0.9,
+        "prior_std": 0.05,
+    }
+    given = [f"score.probe.adaptive.{name}={value}" for name, value in adaptive.items()]
+    params = ",".join(["score.probe.rollouts=8", *given])
+    done = kedro(
+        path, "run", "--env", "test", "--only-missing-outputs", "--params", params
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    features = "data/test/04_feature/rewards.parquet"
+    full, found = (pd.read_parquet(at / features) for at in (test_run.path, path))
+    counts = found["sample_id"].value_counts()
+    assert set(counts.index) == set(full["sample_id"])
+    assert counts.min() < counts.max()
+    assert set(counts) <= {2, 4, 6, 8}
+    both = found.merge(full, on=["sample_id", "rollout"], suffixes=("", "_full"))
+    assert len(both) == counts.clip(upper=4).sum()
+    assert both["rank"].tolist() == both["rank_full"].tolist()
+    possible = 8 * len(counts)
+    saved = (
+        f"{len(found)} of {possible} rollouts written: {possible - len(found)} saved"
+    )
+    assert saved in " ".join(done.stdout.split())

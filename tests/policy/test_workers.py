@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from minirec.policy import workers
+from minirec.policy.adaptive import AdaptiveParams
 from minirec.policy.loading import (
     attach_adapter,
     get_adapter,
@@ -12,7 +13,7 @@ from minirec.policy.loading import (
     new_adapter,
 )
 from minirec.policy.params import RankingParams
-from minirec.policy.rollouts import PROBING, sample_completions
+from minirec.policy.rollouts import PROBING, prefill, sample, sample_completions
 from minirec.policy.server import ServerParams
 from minirec.ranking.encoder import encode, load_encoder
 
@@ -35,6 +36,16 @@ RANKING = RankingParams(
     prior_weight=0.5, reward="minirec.ranking.rewards.ndcg_and_probability"
 )
 
+ADAPTIVE = AdaptiveParams(
+    first=2,
+    step=3,
+    too_easy=0.8,
+    too_hard=None,
+    width=0.1,
+    confidence=0.9,
+    prior_std=0.05,
+)
+
 
 @pytest.fixture(scope="module")
 def adapter(policy_model, policy_params):
@@ -45,7 +56,7 @@ def adapter(policy_model, policy_params):
 
 @pytest.fixture
 def prober(policy_model, encoder_model, policy_params, adapter):
-    def make(rollouts=3, server=None):
+    def make(rollouts=3, server=None, adaptive=None):
         embeddings = encode(load_encoder(encoder_model), ITEMS["title"].tolist())
         return workers.make_prober(
             policy_model,
@@ -56,6 +67,7 @@ def prober(policy_model, encoder_model, policy_params, adapter):
             policy_params,
             RANKING,
             rollouts,
+            adaptive,
             server,
             seed=1,
         )
@@ -80,6 +92,29 @@ def test_more_rollouts_begin_with_the_fewer(prober):
     assert kept["completion"].tolist() == few["completion"].tolist()
 
 
+def test_adaptive_probing_writes_the_first_rollouts_of_full_probing(prober):
+    whole = prober(8)(PROMPTS).to_pandas()
+    for width, counts in ((0.1, [2, 5, 2]), (0.01, [2, 8, 2])):
+        adaptive = ADAPTIVE.model_copy(update={"width": width})
+        found = prober(8, adaptive=adaptive)(PROMPTS).to_pandas()
+        ids = PROMPTS["sample_id"].repeat(counts)
+        assert found["sample_id"].tolist() == ids.tolist()
+        assert found["rollout"].tolist() == ids.groupby(ids).cumcount().tolist()
+        own = found[["sample_id", "rollout"]].merge(whole)
+        for name in ("token_id", "completion", "rank", "failure"):
+            assert own[name].map(str).tolist() == found[name].map(str).tolist()
+        # texts are embedded beside others
+        np.testing.assert_allclose(found["reward"], own["reward"], rtol=1e-5)
+
+
+def test_a_sample_is_settled_whatever_else_is_in_its_batch(prober):
+    probe = prober(8, adaptive=ADAPTIVE)
+    whole = probe(PROMPTS).to_pandas()
+    alone = pd.concat([probe(PROMPTS.iloc[[row]]).to_pandas() for row in range(3)])
+    for name in ("sample_id", "rollout", "completion"):
+        assert alone[name].tolist() == whole[name].tolist()
+
+
 def test_a_server_answers_in_the_place_of_the_model(
     prober, policy_model, policy_params, adapter, monkeypatch
 ):
@@ -89,7 +124,7 @@ def test_a_server_answers_in_the_place_of_the_model(
     checked = []
 
     def served(server, tokenizer, prompts, *sampling):
-        groups = sample_completions(lm, tokenizer, prompts, *sampling[:-1])
+        groups = sample(prefill(lm, tokenizer, prompts), *sampling[:-1])
         return [[each.tokens for each in group] for group in groups]
 
     monkeypatch.setattr(workers, "check_server", lambda *given: checked.append(given))
@@ -106,10 +141,12 @@ def test_a_server_answers_in_the_place_of_the_model(
     )
     probe = prober(server=server)
     found = [probe(PROMPTS), probe(PROMPTS)]
-    assert len(checked) == 1
+    in_rounds = prober(8, server, ADAPTIVE)(PROMPTS)
+    assert len(checked) == 2
     monkeypatch.undo()
     for table in found:
         assert table.equals(prober()(PROMPTS))
+    assert in_rounds.equals(prober(8, adaptive=ADAPTIVE)(PROMPTS))
 
 
 @pytest.fixture

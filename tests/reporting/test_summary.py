@@ -71,13 +71,22 @@ def test_work_counts_prompts_rollouts_tokens_and_steps():
     log = pd.DataFrame({"step": [1, 2], "num_tokens": [600.0, 1300.0]})
 
     rewards = pd.DataFrame({"failure": [None, "empty", "not_finite", "empty"]})
-    lines = printed(summary.work_table(rollouts, rewards, consumed, log, rankings))
+    tables = (rollouts, rewards, consumed, log, rankings)
+    lines = printed(summary.work_table(*tables, most=None))
 
-    assert lines == [
+    expected = [
         "scored   2 prompts by 4 rollouts of 7 tokens",
         "without an answer, rewarded with 0: 2 empty, 1 not finite",
         "trained  on 2 prompts in 2 steps, 1,300 tokens read and written",
         "ranked   1 prompts by 2 policies' answers",
+    ]
+    assert lines == expected
+    assert printed(summary.work_table(*tables, most=2)) == expected
+    saved = "4 of 2,048 rollouts written: 2,044 saved by adaptive probing"
+    assert printed(summary.work_table(*tables, most=1024)) == [
+        expected[0],
+        saved,
+        *expected[1:],
     ]
 
 

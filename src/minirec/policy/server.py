@@ -136,12 +136,12 @@ def server_completions(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     seeds: Sequence[Sequence[int]],
-    rollouts: int,
+    rollouts: range,
     max_new_tokens: int,
     temperature: float,
     ends: Collection[int],
 ) -> list[list[list[int]]]:
-    """Let a server sample ``rollouts`` completions of each prompt.
+    """Let a server sample completions of each prompt.
 
     Each rollout is a request with a seed of its own (`request_seed`), so that it does
     not depend on the requests beside it, as far as the server keeps them apart. A
@@ -158,7 +158,8 @@ def server_completions(
     seeds
         B seeds, such as ``(seed, PROBING, sample_id)``.
     rollouts
-        Completions of each prompt, G.
+        Which completions of each prompt, G of them: 0 to 3 are those of ``range(4)``
+        or of ``range(2)`` and ``range(2, 4)``.
     max_new_tokens
         Tokens after which a completion is cut.
     temperature
@@ -207,9 +208,7 @@ def server_completions(
             "seed": request_seed(seed, rollout),
             **sampling,
         }
-        for (prompt, seed), rollout in product(
-            zip(given, seeds, strict=True), range(rollouts)
-        )
+        for (prompt, seed), rollout in product(zip(given, seeds, strict=True), rollouts)
     ]
     stop, told = threading.Event(), set[int]()
     with (
@@ -231,7 +230,8 @@ def server_completions(
     written = [
         _tokens(*future.result(), tokenizer, ends, max_new_tokens) for future in futures
     ]
-    return [written[row : row + rollouts] for row in range(0, len(written), rollouts)]
+    group = len(rollouts)
+    return [written[start : start + group] for start in range(0, len(written), group)]
 
 
 def request_seed(seed: Sequence[int], rollout: int) -> int:

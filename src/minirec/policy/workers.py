@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,10 @@ from minirec.columns import (
 from minirec.execution.map_batches import Work
 from minirec.functions import function_at
 from minirec.policy import gradients, loading
+from minirec.policy.adaptive import AdaptiveParams, rounds
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.policy.rewards import Tasks, reward_completions
-from minirec.policy.rollouts import PROBING, Completion, sample_completions
+from minirec.policy.rollouts import PROBING, Completion, prefill, sample
 from minirec.policy.server import ServerParams, check_server, server_completions
 from minirec.policy.text import Catalogue, TextPolicy, load_catalogue, load_policy
 from minirec.types import Adapter, Matrix, Model
@@ -46,6 +48,7 @@ def make_prober(
     policy: PolicyParams,
     ranking: RankingParams,
     rollouts: int,
+    adaptive: AdaptiveParams | None,
     server: ServerParams | None,
     seed: int,
 ) -> Work:
@@ -53,37 +56,33 @@ def make_prober(
 
     With a `server` it is the server that answers, by the adapter that it serves. Of
     each row of the batch come `rollouts` rows of the columns of `rollouts` and
-    `rewards` together.
+    `rewards` together; if probing is `adaptive`, the first of these, until the sample
+    is settled by its own rewards.
     """
     reward = function_at(ranking.reward, "ranking.reward")
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
-    answer: Callable[..., list[list[Completion]]]
+    read: Callable[..., Any]
+    write: Callable[..., list[list[Completion]]]
     if server is None:
         prober = load_policy(policy_model, adapter, catalogue, policy)
-        answer = partial(sample_completions, prober.lm, prober.tokenizer)
+        read, write = partial(prefill, prober.lm, prober.tokenizer), sample
     else:
-        answer, prober = _served(server, policy_model, catalogue, policy)
+        read = _Sent
+        write, prober = _served(server, policy_model, catalogue, policy)
 
-    def probe(batch: pd.DataFrame) -> pa.Table:
-        groups = answer(
-            batch[PROMPT].tolist(),
-            [(seed, PROBING, sample_id) for sample_id in batch[SAMPLE_ID]],
-            rollouts,
-            policy.sampling.max_new_tokens,
-            policy.sampling.temperature,
-        )
+    def rewarded(
+        tasks: Tasks, ids: np.ndarray, numbers: range, groups: list[list[Completion]]
+    ) -> pa.Table:
         written = [completion for group in groups for completion in group]
         tokens = [completion.tokens for completion in written]
         texts = prober.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ids = batch[SAMPLE_ID].repeat(rollouts).to_numpy()
+        each = ids.repeat(len(numbers))
         finite = [completion.finite for completion in written]
-        outcome = reward_completions(
-            prober, Tasks(batch, items), reward, ids, texts, finite
-        )
+        outcome = reward_completions(prober, tasks, reward, each, texts, finite)
         return pa.table(
             {
-                SAMPLE_ID: ids,
-                ROLLOUT: np.tile(np.arange(rollouts), len(batch)),
+                SAMPLE_ID: each,
+                ROLLOUT: np.tile(np.array(numbers), len(ids)),
                 COMPLETION: pa.array(texts, pa.string()),
                 TOKEN_ID: pa.array(tokens, pa.list_(pa.int64())),
                 RANK: outcome.rank,
@@ -92,7 +91,49 @@ def make_prober(
             }
         )
 
+    def probe(batch: pd.DataFrame) -> pa.Table:
+        tasks = Tasks(batch, items)
+        asked: Any = read(batch[PROMPT].tolist())
+        rows = np.arange(len(batch))  # that are not settled
+        earned = np.empty((len(batch), 0))
+        tables, order = [], []
+        for numbers in rounds(rollouts, adaptive):
+            if adaptive is not None and numbers.start:
+                left = np.flatnonzero(~adaptive.settled(earned))
+                if not len(left):
+                    break
+                if len(left) < len(rows):
+                    rows, earned = rows[left], earned[left]
+                    asked = asked.select(left.tolist())
+            ids = batch[SAMPLE_ID].to_numpy()[rows]
+            groups = write(
+                asked,
+                [(seed, PROBING, sample_id) for sample_id in ids],
+                numbers,
+                policy.sampling.max_new_tokens,
+                policy.sampling.temperature,
+            )
+            tables.append(rewarded(tasks, ids, numbers, groups))
+            order.append(rows.repeat(len(numbers)))
+            new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
+            earned = np.hstack([earned, new])
+        # stable: the rollouts of a row stay in their order
+        return pa.concat_tables(tables).take(
+            np.concatenate(order).argsort(kind="stable")
+        )
+
     return probe
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Prompts that a server reads anew for each rollout."""
+
+    prompts: list[str]
+
+    def select(self, rows: Sequence[int]) -> _Sent:
+        """Return some of the prompts, in that order."""
+        return _Sent([self.prompts[row] for row in rows])
 
 
 def _served(
@@ -101,29 +142,29 @@ def _served(
     catalogue: Catalogue,
     policy: PolicyParams,
 ) -> tuple[Callable[..., list[list[Completion]]], TextPolicy]:
-    """Return a function that lets a server answer, and a policy without a model."""
+    """Return a function that lets a server write, and a policy without a model."""
     tokenizer = loading.load_tokenizer(policy_model)
     ends = loading.end_tokens(tokenizer, policy.prompt)
     checked = False
 
-    def answer(
-        prompts: list[str],
-        seeds: list[tuple[int, ...]],
-        rollouts: int,
+    def write(
+        sent: _Sent,
+        seeds: Sequence[Sequence[int]],
+        rollouts: range,
         max_new_tokens: int,
         temperature: float,
     ) -> list[list[Completion]]:
         nonlocal checked
         if not checked:
-            check_server(server, tokenizer, prompts[0])
+            check_server(server, tokenizer, sent.prompts[0])
             checked = True
         sampling = (seeds, rollouts, max_new_tokens, temperature)
-        groups = server_completions(server, tokenizer, prompts, *sampling, ends)
+        groups = server_completions(server, tokenizer, sent.prompts, *sampling, ends)
         return [[Completion(tokens, True) for tokens in group] for group in groups]
 
     # It grounds what was written, and nobody asks it to write.
     lm = cast("PeftModel", None)
-    return answer, TextPolicy(lm, tokenizer, catalogue, policy)
+    return write, TextPolicy(lm, tokenizer, catalogue, policy)
 
 
 def make_differentiator(

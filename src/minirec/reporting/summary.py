@@ -97,6 +97,7 @@ def work_table(
     consumed: pd.DataFrame,
     policy_log: pd.DataFrame,
     rankings: pd.DataFrame,
+    most: int | None,
 ) -> Table:
     """Lay out how much was written, trained on and ranked.
 
@@ -104,11 +105,15 @@ def work_table(
     ----------
     rollouts, rewards, consumed, policy_log, rankings
         The tables of `minirec.schemas` with these names.
+    most
+        Rollouts that adaptive probing might have written on each prompt; None if all
+        were to be written.
 
     Returns
     -------
     Table
-        A line each for scoring, training and evaluation.
+        A line each for scoring, training and evaluation, and for what scoring saved or
+        could not use.
     """
     tokens = int(rollouts["token_id"].map(len).sum())
     answers = rankings[rankings["completion"].notna()]
@@ -118,6 +123,13 @@ def work_table(
         f"{rollouts['sample_id'].nunique():,} prompts by {len(rollouts):,} rollouts "
         f"of {tokens:,} tokens",
     )
+    written, possible = len(rollouts), rollouts["sample_id"].nunique() * (most or 0)
+    if written < possible:
+        table.add_row(
+            "",
+            f"{written:,} of {possible:,} rollouts written: "
+            f"{possible - written:,} saved by adaptive probing",
+        )
     failed = rewards["failure"].value_counts()
     if len(failed):
         counts = ", ".join(

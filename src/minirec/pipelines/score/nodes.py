@@ -169,6 +169,7 @@ def probe_rewards(
         "policy": policy,
         "ranking": ranking,
         "rollouts": probe.rollouts,
+        "adaptive": probe.adaptive,
         "server": probe.server,
         "seed": seed,
     }

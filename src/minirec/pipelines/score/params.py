@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from minirec.errors import InputError
+from minirec.policy.adaptive import AdaptiveParams
 from minirec.policy.params import GRPOParams, Params
 from minirec.policy.server import ServerParams
 
@@ -29,9 +30,23 @@ class ProbeParams(Params):
     """How many rollouts the proxy writes on each prompt, how many at once, and where."""
 
     rollouts: int = Field(ge=2)
+    """The most, if probing is adaptive."""
+    adaptive: AdaptiveParams | None
+    """Stops a sample early; None writes all rollouts of each."""
     batch_size: int = Field(ge=1)
     server: ServerParams | None
     """That writes them instead of this process, by the proxy that it serves."""
+
+    @model_validator(mode="after")
+    def begin_below_the_most(self) -> Self:
+        """Refuse a first round of more rollouts than there may be."""
+        if self.adaptive is not None and self.adaptive.first > self.rollouts:
+            raise InputError(
+                f"score.probe.adaptive.first is {self.adaptive.first}, and "
+                f"score.probe.rollouts, which is the most of a sample, "
+                f"{self.rollouts}: lower the one or raise the other"
+            )
+        return self
 
 
 class GradientParams(Params):

@@ -1,0 +1,63 @@
+"""How many rollouts a sample is probed by, if not all by the same number."""
+
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from minirec.errors import InputError
+from minirec.policy.params import Params
+from minirec.selection.stopping import settled
+
+
+class AdaptiveParams(Params):
+    """Rollouts in rounds, of each sample until its mean reward is known well enough.
+
+    It is known if its interval lies beyond a limit or is narrow, see
+    `minirec.selection.stopping.settled`.
+    """
+
+    first: int = Field(ge=2)
+    """Rollouts of the first round."""
+    step: int = Field(ge=1)
+    """Rollouts of every further round."""
+    too_easy: float | None
+    too_hard: float | None
+    """Mean rewards above or below which it need not be known better; None: no limit."""
+    width: float = Field(gt=0)
+    confidence: float = Field(gt=0, lt=1)
+    prior_std: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def leave_a_range(self) -> Self:
+        """Refuse limits that every mean reward is beyond."""
+        easy, hard = self.too_easy, self.too_hard
+        if easy is not None and hard is not None and easy < hard:
+            raise InputError(
+                f"score.probe.adaptive.too_easy ({easy:g}) is below "
+                f"score.probe.adaptive.too_hard ({hard:g}): raise one or lower the other"
+            )
+        return self
+
+    def settled(self, rewards: np.ndarray) -> np.ndarray:
+        """Tell which samples (N,) need no more than these rewards (N, k)."""
+        return settled(
+            rewards,
+            self.too_hard,
+            self.too_easy,
+            self.width,
+            self.confidence,
+            self.prior_std,
+        )
+
+
+def rounds(most: int, adaptive: AdaptiveParams | None) -> Iterator[range]:
+    """Yield the numbers of each round's rollouts: one round if it is not adaptive."""
+    if adaptive is None:
+        yield range(most)
+        return
+    start, end = 0, adaptive.first
+    while start < most:
+        yield range(start, min(end, most))
+        start, end = end, end + adaptive.step
