@@ -35,6 +35,9 @@ from kedro.framework.startup import bootstrap_project
 
 PROJECT = Path(__file__).parents[1]
 
+# prompts, where the project finds the number by itself
+AT_ONCE = 16
+
 Timed = dict[str, list[float]]
 
 
@@ -245,7 +248,7 @@ def measure(
     for parameter in plain.lm.parameters():
         parameter.requires_grad_(any(parameter is own for own in parameters))
     tasks = Tasks(pool, tables["items"])
-    size = params.score.probe.batch_size
+    size = params.score.probe.batch_size or AT_ONCE
     batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
     limit = policy.sampling.max_new_tokens
     temperature = policy.sampling.temperature
@@ -276,7 +279,7 @@ def measure(
         table = pool[[SAMPLE_ID, PROMPT]].join(key[TOKEN_ID].agg(list), on=SAMPLE_ID)
         rng = np.random.default_rng(0)  # spread rewards: equal ones would cost nothing
         table[REWARD] = list(rng.random((n, group)))
-        step = gradient.batch_size
+        step = gradient.batch_size or AT_ONCE
         for space, differentiate in collect.items():
             parts = [table.iloc[start : start + step] for start in range(0, n, step)]
             name = f"{space}_gradients"

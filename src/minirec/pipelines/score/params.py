@@ -28,7 +28,8 @@ class ProbeParams(Params):
     """How many rollouts the proxy writes on each prompt, how many at once, and where."""
 
     rollouts: int = Field(ge=2)
-    batch_size: int = Field(ge=1)
+    batch_size: int | None = Field(ge=1)
+    """Prompts at once; None: as many as fit into ``score.memory_gb``."""
     server: ServerParams | None
     """That writes them instead of this process, by the proxy that it serves."""
 
@@ -44,7 +45,8 @@ class GradientParams(Params):
     space: Literal["lora", "hidden", "hessian"]
     last_blocks: int | None = Field(ge=1)
     dimensions: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int | None = Field(ge=1)
+    """Prompts at once; None: as many as fit into ``score.memory_gb``."""
 
 
 class LearnabilityParams(Params):
@@ -63,6 +65,8 @@ class ValueParams(Params):
 class ScoreParams(Params):
     """All of the pipeline's parameters."""
 
+    memory_gb: float = Field(gt=0)
+    """What a batch may take beside the model, in units of 10^9 bytes."""
     warm_start: WarmStartParams
     proxy: ProxyParams
     probe: ProbeParams
