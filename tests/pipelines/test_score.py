@@ -86,9 +86,7 @@ def test_a_proxy_larger_than_the_pool(prompts):
 
 def test_sizes_are_found_and_told(test_run):
     said = " ".join(test_run.output.split())
-    assert "collect_gradients: " in said
     assert re.search(r"collect_gradients: \d+ prompts at once, within 1 GB", said)
-    assert "probe_rewards: " in said
     assert not re.search(r"probe_rewards: \d+ prompts at once", said)  # it was given
 
 

@@ -96,7 +96,7 @@ class LineageHook:
             self._to_run = list(stale)
             # Kedro's runner asks the catalog alone what is missing.
             vars(graph.catalog)["exists"] = _FreshExists(graph.catalog, set(stale))
-        _refuse_unwritable(graph, self._to_run)
+        _refuse_unwritable(graph, self._to_run, pipeline)
         self._before = {name: graph.content(name) for name in self._to_run}
         for name in saved:
             graph.origin(name)  # reads the code as it is now, before it can be edited
@@ -216,7 +216,7 @@ def _lock(graph: Graph) -> TextIO | None:
     return file
 
 
-def _refuse_unwritable(graph: Graph, names: Iterable[str]) -> None:
+def _refuse_unwritable(graph: Graph, names: list[str], pipeline: Pipeline) -> None:
     """Raise an `InputError` if a dataset, or what its node keeps, cannot be written."""
     places = {name: graph.location(name, saved=True) for name in names}
     paths = {
@@ -224,7 +224,8 @@ def _refuse_unwritable(graph: Graph, names: Iterable[str]) -> None:
         for name, where in places.items()
         if where and isinstance(where.fs, LocalFileSystem)
     }
-    for each in {each for name in places for each in graph.makers[name].inputs}:
+    running = [node for node in pipeline.nodes if set(node.outputs) & places.keys()]
+    for each in {each for node in running for each in node.inputs}:
         dataset = graph.catalog.get(each)
         if isinstance(dataset, FolderDataset):
             paths[each] = dataset.folder / "any"
