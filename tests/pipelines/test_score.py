@@ -9,7 +9,7 @@ from minirec.errors import InputError
 from minirec.parameters import check_parameters
 from minirec.pipelines.score import create_pipeline, nodes
 from minirec.pipelines.score.params import LearnabilityParams, ValueParams
-from minirec.policy.loading import get_adapter, new_adapter, outline
+from minirec.policy.loading import new_adapter, outline
 from minirec.schemas import Learnability, Scores
 
 REWARDS = pd.DataFrame(
@@ -94,8 +94,8 @@ def test_an_adapter_that_does_not_fit_is_refused_before_a_model_is_loaded(
     prompts, parameters, policy_model, policy_params, tmp_path, monkeypatch
 ):
     lm = new_adapter(outline(policy_model, "float32"), policy_params.lora, seed=0)
-    shapes = {name: torch.zeros(1, 1) for name in get_adapter(lm)["tensors"]}
-    adapter = {**get_adapter(lm), "tensors": shapes}
+    config = lm.peft_config["default"].to_dict()
+    adapter = {"config": config, "tensors": {"any": torch.zeros(1)}}
     params = check_parameters(parameters)
 
     def map_batches(*_, **__):
