@@ -36,6 +36,9 @@ from kedro.framework.startup import bootstrap_project
 
 PROJECT = Path(__file__).parents[1]
 
+# prompts, where the project finds the number by itself
+AT_ONCE = 32
+
 Timed = dict[str, list[float]]
 
 
@@ -181,7 +184,7 @@ def product_rate(seconds: float = 2.0) -> float:
 
 
 @click.command()
-@click.option("--prompts", "n", default=16, show_default=True)
+@click.option("--prompts", "n", default=64, show_default=True)
 @click.option("--rollouts", multiple=True, type=int, default=(4, 8), show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--proxy-steps", default=1, show_default=True)
@@ -282,7 +285,7 @@ def measure(
     for parameter in plain.lm.parameters():
         parameter.requires_grad_(any(parameter is own for own in parameters))
     tasks = Tasks(pool, tables["items"])
-    size = params.score.probe.batch_size
+    size = params.score.probe.batch_size or AT_ONCE
     batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
     limit = policy.sampling.max_new_tokens
     temperature = policy.sampling.temperature
@@ -314,7 +317,7 @@ def measure(
         table = pool[[SAMPLE_ID, PROMPT]].join(key[TOKEN_ID].agg(list), on=SAMPLE_ID)
         rng = np.random.default_rng(0)  # spread rewards: equal ones would cost nothing
         table[REWARD] = list(rng.random((n, group)))
-        step = gradient.batch_size
+        step = gradient.batch_size or AT_ONCE
         for space, differentiate in collect.items():
             parts = [table.iloc[start : start + step] for start in range(0, n, step)]
             name = f"{space}_gradients"

@@ -1,7 +1,9 @@
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,3 +81,19 @@ def test_run(copy_project, kedro):
     done = kedro(path, "run", "--env", "test")
     assert done.returncode == 0, done.stdout + done.stderr
     return SimpleNamespace(path=path, output=done.stdout, log=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def little_room():
+    """Return a context in which no file can grow beyond some bytes, as on a full disk."""
+
+    @contextmanager
+    def limited(most):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

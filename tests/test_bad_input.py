@@ -191,3 +191,17 @@ def test_an_entry_with_a_field_that_no_dataset_has(refused, project):
         "got an unexpected keyword argument 'on_bad_row'. Dataset 'raw_items'" in said
     )
     assert said.endswith("Correct it in the catalog.")
+
+
+def test_a_folder_that_cannot_be_written(refused, project):
+    settings = project / "conf" / "test" / "globals.yml"
+    before = settings.read_text()
+    (project / "file").write_text("mine")
+    settings.write_text(before.replace("data: data/test", "data: file/test"))
+    said = refused()
+    settings.write_text(before)
+    assert said == (
+        f"interactions cannot be written: {project / 'file'} is no folder that this "
+        "process may write to; give it leave to, or name another `data` in globals.yml"
+    )
+    assert (project / "file").read_text() == "mine"

@@ -1,3 +1,4 @@
+import re
 from itertools import pairwise, permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +308,52 @@ def test_a_full_disk_is_one_sentence():
         InputError, match=r"^scores cannot be written \(.*\): make room"
     ):
         InputHook().on_pipeline_error(error=full)
+
+
+def test_a_full_disk_names_where_a_node_wrote():
+    full = OSError(28, "No space left on device", "data/finished_batches")
+    sentence = (
+        "data/finished_batches cannot be written (No space left on device): make room, "
+        "or let `data` in globals.yml name another folder; what had finished is kept, "
+        "and the same command with --only-missing-outputs goes on behind it"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        InputHook().on_pipeline_error(error=full)
+
+
+def widen(scores):
+    return pd.DataFrame({"x": range(10_000)})
+
+
+def test_a_table_that_has_no_room_leaves_the_others(tmp_path, little_room):
+    catalog = DataCatalog.from_config(
+        {
+            name: {
+                "type": "minirec.datasets.files.CSVDataset",
+                "filepath": str(tmp_path / f"{name}.csv"),
+                "save_args": {"index": False},
+            }
+            for name in ("scores", "wide")
+        }
+    )
+    catalog["raw"] = pd.DataFrame({"x": [1.0, 2.0]})
+    wide = node(widen, "scores", "wide", name="widen")
+    pipeline = Pipeline([score_node, wide])
+    told = r"^wide cannot be written \(File too large\): make room"
+    with little_room(20_000), pytest.raises(InputError, match=told):
+        run(pipeline, catalog, InputHook())
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+    assert catalog.load("scores")["x"].tolist() == [2, 3]
+    run(Pipeline([wide]), catalog, InputHook())
+    assert len(catalog.load("wide")) == 10_000
+
+
+def test_costs_that_have_no_room_do_not_hide_the_error(tmp_path, caplog, little_room):
+    catalog = make_catalog(tmp_path, ["scores", "costs"])
+    pipeline = Pipeline([score_node, fail_node])
+    with little_room(20), pytest.raises(InputError, match=r"^`select\.size` is 3"):
+        run(pipeline, catalog, CostHook())
+    assert "costs of what had finished are not kept" in caplog.text
 
 
 @pytest.mark.parametrize(

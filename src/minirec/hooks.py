@@ -43,8 +43,8 @@ PARTS = (
 # the tables that say how much was done
 WORK = ("rollouts", "rewards", "consumed", "policy_log", "rankings")
 
-# a full disk, a quota, a read-only disk
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# a full disk, a quota, a limit of a file's size, a read-only disk
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +97,16 @@ class InputHook:
             ) from None
         # each engine wraps what the system said in an error of its own
         if any(os.strerror(number) in str(root) for number in NO_ROOM):
-            name = str(error).partition(":")[0]
+            name = "a file"
+            if isinstance(error, DatasetError):
+                name = str(error).partition(":")[0]
+            elif isinstance(root, OSError) and root.filename:
+                name = str(root.filename)
+            said = root.strerror if isinstance(root, OSError) else root
             raise InputError(
-                f"{name} cannot be written ({root}): make room, or let `data` in globals.yml name "
-                "another folder; what had finished is kept, and --from-nodes goes on"
+                f"{name} cannot be written ({said}): make room, or let `data` in "
+                "globals.yml name another folder; what had finished is kept, and the "
+                "same command with --only-missing-outputs goes on behind it"
             ) from None
 
 
@@ -176,8 +182,11 @@ class CostHook:
 
     @hook_impl
     def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
-        """Save the costs of what finished."""
-        self._save(catalog)
+        """Save the costs of what finished; if that fails too, the first error counts."""
+        try:
+            self._save(catalog)
+        except DatasetError as error:
+            logger.warning("costs of what had finished are not kept: %s", error)
 
     def _start(self, node: Node) -> None:
         if node.name not in self._started:

@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from minirec.datasets import atomic
-from minirec.datasets.atomic import made_once, replacing
+from minirec.datasets.atomic import in_the_way, made_once, replacing
 
 
 def names(folder):
@@ -356,3 +356,27 @@ assert (path / "parts" / "one").read_text() == "1111"
             assert process.wait() == 0
     assert calls.read_text() == "made\n"
     made_once(folder, refuse)
+
+
+def test_nothing_is_in_the_way_of_what_can_be_made(tmp_path):
+    for path in (tmp_path / "a", tmp_path / "a" / "b" / "c"):
+        assert in_the_way(path) is None
+    assert names(tmp_path) == []
+
+
+def test_a_file_is_in_the_way_of_what_would_lie_in_it(tmp_path):
+    (tmp_path / "file").touch()
+    assert in_the_way(tmp_path / "file" / "a" / "b") == tmp_path / "file"
+    (tmp_path / "link").symlink_to("nowhere")
+    assert in_the_way(tmp_path / "link") is None  # it can be made where that leads
+
+
+def test_a_folder_without_leave_to_write_is_in_the_way(tmp_path, monkeypatch):
+    def access(path, mode):  # of root, too, on a disk that is read only
+        assert mode == os.W_OK | os.X_OK
+        return path != tmp_path
+
+    monkeypatch.setattr(os, "access", access)
+    assert in_the_way(tmp_path / "a" / "b") == tmp_path
+    (tmp_path / "a").mkdir()
+    assert in_the_way(tmp_path / "a" / "b") is None

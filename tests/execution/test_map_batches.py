@@ -419,3 +419,22 @@ def test_the_log_says_how_much_is_finished(run, samples, caplog):
     assert "finished already" not in caplog.text
     run(samples(range(5)))
     assert "run: 3 of 5 rows are finished already" in caplog.text
+
+
+def test_a_full_disk_keeps_what_was_finished(run, samples, parts, notes, little_room):
+    table = samples(range(5))
+    random = np.random.default_rng(0)
+    table.loc[table["sample_id"] == 2, "text"] = random.bytes(50_000).hex()
+    init = {"notes": notes}
+    with (
+        little_room(50_000),
+        pytest.raises(
+            OSError, match=r"^\[Errno 27\] File too large: '.*/run/0123abcd'$"
+        ),
+    ):
+        run(table, init=init, batch_size=1)
+    assert [path.suffix for path in parts()] == [".parquet"] * 2
+    found = run(table, init=init, batch_size=1)
+    worked = [line for file in notes.iterdir() for line in file.read_text().split()]
+    assert worked == ["[4]", "[3]", "[2]", "[2]", "[1]", "[0]"]
+    assert found["sample_id"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

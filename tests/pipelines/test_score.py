@@ -1,10 +1,13 @@
+import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from minirec.errors import InputError
+from minirec.parameters import check_parameters
 from minirec.pipelines.score import create_pipeline, nodes
 from minirec.pipelines.score.params import (
     GradientParams,
@@ -13,6 +16,7 @@ from minirec.pipelines.score.params import (
     ValueParams,
 )
 from minirec.policy import gradients
+from minirec.policy.loading import new_adapter, outline
 from minirec.schemas import Learnability, Representativeness, Scores
 
 REWARDS = pd.DataFrame(
@@ -132,6 +136,51 @@ def test_the_proxy_trains_on_a_seeded_draw_of_the_pool(prompts):
 def test_a_proxy_larger_than_the_pool(prompts):
     with pytest.raises(InputError, match=r"score\.proxy\.prompts is 4, .* has 3"):
         nodes._proxy_subset(prompts, 4, seed=0)
+
+
+def test_sizes_are_found_and_told(test_run):
+    said = " ".join(test_run.output.split())
+    assert re.search(r"collect_gradients: \d+ prompts at once, within 1 GB", said)
+    assert not re.search(r"probe_rewards: \d+ prompts at once", said)  # it was given
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_a_model_is_loaded(
+    prompts, parameters, policy_model, policy_params, tmp_path, monkeypatch
+):
+    lm = new_adapter(outline(policy_model, "float32"), policy_params.lora, seed=0)
+    config = lm.peft_config["default"].to_dict()
+    adapter = {"config": config, "tensors": {"any": torch.zeros(1)}}
+    params = check_parameters(parameters)
+
+    def map_batches(*_, **__):
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(nodes, "map_batches", map_batches)
+    everything = prompts.assign(prompt="", target_item_id="", seen_item_id=None)
+    rollouts = pd.DataFrame({"sample_id": [1, 3, 4, 5], "rollout": 0, "reward": 0.0})
+    rollouts["token_id"] = [[5]] * 4
+    about = {"policy": policy_params, "policy_model": policy_model, "seed": 0}
+    about |= {"proxy_adapter": adapter, "execution": params.execution, "memory_gb": 1}
+    with pytest.raises(InputError, match="adapter does not fit policy_model"):
+        nodes.probe_rewards(
+            everything,
+            pd.DataFrame(),
+            {},
+            encoder_model={},
+            ranking=params.ranking,
+            probe=params.score.probe,
+            finished_batches=tmp_path,
+            **about,
+        )
+    with pytest.raises(InputError, match="adapter does not fit policy_model"):
+        nodes.collect_gradients(
+            everything,
+            rollouts,
+            rollouts,
+            gradient=params.score.gradients,
+            finished_batches=tmp_path,
+            **about,
+        )
 
 
 @pytest.mark.parametrize("group", ["policy", "score.proxy"])

@@ -9,6 +9,7 @@ from minirec.policy.loading import (
     load_model,
     load_tokenizer,
     new_adapter,
+    outline,
 )
 
 
@@ -74,6 +75,26 @@ def test_an_adapter_of_another_shape_is_refused(lm, policy_model, policy_params)
     again = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
     with pytest.raises(InputError, match="does not fit policy_model"):
         attach_adapter(again, adapter)
+
+
+def change_rank(adapter):
+    name = next(iter(adapter["tensors"]))
+    adapter["tensors"][name] = adapter["tensors"][name][:1]
+
+
+def change_layers(adapter):
+    adapter["config"]["target_modules"] = ["c_attn", "c_proj"]
+
+
+@pytest.mark.parametrize("change", [change_rank, change_layers])
+def test_an_adapter_that_does_not_fit_shows_without_weights(
+    lm, policy_model, policy_params, change
+):
+    adapter = get_adapter(new_adapter(lm, policy_params.lora, seed=0))
+    attach_adapter(outline(policy_model, "float32"), adapter)
+    change(adapter)
+    with pytest.raises(InputError, match="adapter does not fit policy_model"):
+        attach_adapter(outline(policy_model, "float32"), adapter)
 
 
 def test_lora_on_layers_that_the_model_lacks(lm, policy_params):

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -92,6 +93,17 @@ def _remove(*paths: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def in_the_way(path: Path) -> Path | None:
+    """Return the folder that keeps `path` from being written; None if none does.
+
+    That is the first above `path` that is there, if it is no folder or cannot be
+    written to. Nothing is made, and a disk that is full is not noticed.
+    """
+    there = next(parent for parent in path.resolve().parents if os.path.lexists(parent))
+    fine = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return None if fine else there
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> None:

@@ -21,13 +21,13 @@ class FolderDataset(AbstractDataset[Any, Path]):
     """
 
     def __init__(self, *, folder: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         self.metadata = metadata
 
     def load(self) -> Path:
         """Return the folder's absolute path."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder.resolve()
 
     def identity(self) -> dict[str, str]:
         """Say nothing, so that no content counts as another source."""
@@ -36,7 +36,7 @@ class FolderDataset(AbstractDataset[Any, Path]):
     def save(self, data: Any) -> None:
         """Raise: nodes write into the folder themselves."""
         raise DatasetError(
-            f"The folder {self._folder} takes no data of the catalog: nodes that are "
+            f"The folder {self.folder} takes no data of the catalog: nodes that are "
             f"given it write into it."
         )
 
@@ -45,4 +45,4 @@ class FolderDataset(AbstractDataset[Any, Path]):
         return True
 
     def _describe(self) -> dict[str, Any]:
-        return {"folder": str(self._folder)}
+        return {"folder": str(self.folder)}

@@ -66,6 +66,8 @@ def write(folder: Path, batch: pa.Table, result: pa.Table) -> str:
 
     Raises
     ------
+    OSError
+        If it cannot be written, naming the folder; nothing is left of it.
     ValueError
         If a sample of the batch has no row, or a row belongs to none.
     """
@@ -84,8 +86,11 @@ def write(folder: Path, batch: pa.Table, result: pa.Table) -> str:
     pq.write_table(kept, buffer, use_dictionary=False)
     data = buffer.getvalue()
     name = f"{hashlib.sha256(data).hexdigest()}.parquet"
-    with replacing(folder / name) as new:
-        new.write_bytes(data)
+    try:
+        with replacing(folder / name) as new:
+            new.write_bytes(data)
+    except OSError as error:  # a write, unlike `open`, does not say of which file
+        raise OSError(error.errno, error.strerror, str(folder)) from None
     return name
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Any, TextIO
 
 from fsspec.implementations.local import LocalFileSystem
@@ -16,6 +17,8 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from minirec.commands import kedro_run
+from minirec.datasets.atomic import in_the_way
+from minirec.datasets.folder import FolderDataset
 from minirec.datasets.lineage import LineageDataset
 from minirec.errors import InputError
 from minirec.lineage import record
@@ -60,7 +63,7 @@ class LineageHook:
         ------
         InputError
             Naming the table, what has changed, and the command that makes it anew; or
-            if another run writes the same tables.
+            if another run writes the same tables, or a table cannot be written.
         """
         pinned = (run_params["load_versions"] or {}).keys()
         try:
@@ -93,6 +96,7 @@ class LineageHook:
             self._to_run = list(stale)
             # Kedro's runner asks the catalog alone what is missing.
             vars(graph.catalog)["exists"] = _FreshExists(graph.catalog, set(stale))
+        _refuse_unwritable(graph, self._to_run, pipeline)
         self._before = {name: graph.content(name) for name in self._to_run}
         for name in saved:
             graph.origin(name)  # reads the code as it is now, before it can be edited
@@ -210,6 +214,27 @@ def _lock(graph: Graph) -> TextIO | None:
             "another folder by `data` in globals.yml"
         ) from None
     return file
+
+
+def _refuse_unwritable(graph: Graph, names: list[str], pipeline: Pipeline) -> None:
+    """Raise an `InputError` if a dataset, or what its node keeps, cannot be written."""
+    places = {name: graph.location(name, saved=True) for name in names}
+    paths = {
+        name: Path(where.path)
+        for name, where in places.items()
+        if where and isinstance(where.fs, LocalFileSystem)
+    }
+    running = [node for node in pipeline.nodes if set(node.outputs) & places.keys()]
+    for each in {each for node in running for each in node.inputs}:
+        dataset = graph.catalog.get(each)
+        if isinstance(dataset, FolderDataset):
+            paths[each] = dataset.folder / "any"
+    for name, path in sorted(paths.items()):
+        if (folder := in_the_way(path)) is not None:
+            raise InputError(
+                f"{name} cannot be written: {folder} is no folder that this process "
+                "may write to; give it leave to, or name another `data` in globals.yml"
+            )
 
 
 def _refuse(graph: Graph, names: Iterable[str], run_params: Mapping[str, Any]) -> None:

@@ -156,7 +156,7 @@ def read(where: Location) -> Record | None:
     """Return the record beside a dataset; None if there is none that can be read."""
     try:
         text = where.fs.cat_file(where.path + SUFFIX)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return Record.model_validate_json(text)

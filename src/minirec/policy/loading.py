@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from minirec.policy.params import LoraParams, PromptParams
 
+_UNFIT = (
+    "the adapter does not fit policy_model ({}): it was made for another model or "
+    "another policy.lora; run `kedro run --pipelines score`"
+)
+
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, which pads prompts on the left.
@@ -72,8 +77,7 @@ def load_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # loading takes a second; long steps have their own
-    # peft asks transformers by an old name; nothing that a user could change
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+    _ignore_old_names()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with loading("policy_model", model):
         lm = AutoModelForCausalLM.from_pretrained(
@@ -94,6 +98,32 @@ def load_model(
     )
     keep_freed_memory()
     return lm.to(device)  # type: ignore[arg-type]  # the stub takes no device name
+
+
+def outline(model: Model, dtype: str) -> PreTrainedModel:
+    """Return the causal LM without its weights: shapes alone, in a moment.
+
+    Raises
+    ------
+    InputError
+        As `load_model`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _ignore_old_names()
+    with loading("policy_model", model), torch.device("meta"):
+        config = AutoConfig.from_pretrained(**model, trust_remote_code=False)
+        lm = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+    _check_architecture(lm)
+    return lm
+
+
+def _ignore_old_names() -> None:
+    # peft asks transformers by an old name; nothing that a user could change
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
 
 
 def _check_architecture(lm: PreTrainedModel) -> None:
@@ -177,24 +207,32 @@ def attach_adapter(lm: PreTrainedModel, adapter: Adapter) -> PeftModel:
     """
     from peft import LoraConfig, get_peft_model
 
-    policy = get_peft_model(lm, LoraConfig(**adapter["config"]))
+    try:
+        policy = get_peft_model(lm, LoraConfig(**adapter["config"]))
+    except ValueError as error:  # none of its layers is there
+        first, *_ = str(error).splitlines()
+        raise InputError(_UNFIT.format(first)) from error
     set_adapter(policy, adapter)
     return policy.eval()
 
 
 def set_adapter(policy: PeftModel, adapter: Adapter) -> None:
-    """Replace the values of the policy's adapter."""
+    """Replace the values of the policy's adapter; of an outline, check that they fit.
+
+    Raises
+    ------
+    InputError
+        If the adapter was made for another model or is of another form.
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     own = {n: t.shape for n, t in get_peft_model_state_dict(policy).items()}
     given = {n: t.shape for n, t in adapter["tensors"].items()}
     if own != given:
         wrong = sorted(set(own.items()) ^ set(given.items()))[0][0]
-        raise InputError(
-            f"the adapter does not fit policy_model (first at {wrong}): it was made "
-            "for another model or another policy.lora; run `kedro run --pipelines score`"
-        )
-    set_peft_model_state_dict(policy, adapter["tensors"])
+        raise InputError(_UNFIT.format(f"first at {wrong}"))
+    if policy.device.type != "meta":
+        set_peft_model_state_dict(policy, adapter["tensors"])
 
 
 def get_adapter(policy: PeftModel) -> Adapter:

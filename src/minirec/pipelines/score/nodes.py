@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,11 @@ from minirec.policy.params import LoraParams, PolicyParams, PromptParams, Rankin
 from minirec.selection.learnability import gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
 from minirec.types import Adapter, Matrix, Model
+
+# prompts that a server is asked at once: it has a memory of its own
+_ASKED = 256
+
+logger = logging.getLogger(__name__)
 
 
 def embed_items(items: pd.DataFrame, encoder_model: Model) -> Matrix:
@@ -152,6 +158,7 @@ def probe_rewards(
     policy: PolicyParams,
     ranking: RankingParams,
     probe: ProbeParams,
+    memory_gb: float,
     execution: ExecutionParams,
     finished_batches: Path,
     seed: int,
@@ -160,6 +167,7 @@ def probe_rewards(
     function_at(ranking.reward, "ranking.reward")
     from minirec.policy.workers import make_prober
 
+    scored = _scored(prompts)
     init = {
         "policy_model": policy_model,
         "adapter": proxy_adapter,
@@ -173,11 +181,30 @@ def probe_rewards(
         "server": probe.server,
         "seed": seed,
     }
+    batch_size = probe.batch_size or _ASKED
+    if probe.server is None:
+        from minirec.policy.loading import attach_adapter, outline
+        from minirec.policy.memory import prompts_at_once
+
+        # also where the size is given: an adapter that does not fit shows at once
+        lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
+        batch_size = probe.batch_size or _told(
+            "probe_rewards",
+            prompts_at_once(
+                lm,
+                int(scored[N_TOKENS].max()),
+                probe.in_a_round,
+                policy.sampling.max_new_tokens,
+                len(items),
+                memory_gb,
+            ),
+            memory_gb,
+        )
     tables = map_batches(
         make_prober,
         init,
-        _scored(prompts)[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
-        batch_size=probe.batch_size,
+        scored[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
+        batch_size=batch_size,
         key=_key(make_prober, init, ranking.reward),
         folder=finished_batches,
         label="probe_rewards",
@@ -196,25 +223,47 @@ def collect_gradients(
     policy_model: Model,
     policy: PolicyParams,
     gradient: GradientParams,
+    memory_gb: float,
     execution: ExecutionParams,
     finished_batches: Path,
     seed: int,
 ) -> Matrix:
     """Collect each sample's gradient of the GRPO loss on the proxy's own rollouts."""
+    from minirec.policy.gradients import trainable_parameters
+    from minirec.policy.loading import attach_adapter, outline
+    from minirec.policy.memory import rows_at_once
     from minirec.policy.workers import make_differentiator, matrix_of
 
     key = [SAMPLE_ID, ROLLOUT]
     written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
-    scored = _scored(prompts)[[SAMPLE_ID, PROMPT]]
+    scored = _scored(prompts)[[SAMPLE_ID, PROMPT, N_TOKENS]]
     if not (set(scored[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
         raise InputError(
             "rollouts or rewards lack samples of prompts: they were made from another "
             "pool; run `kedro run --pipelines score`"
         )
     scored = scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
+    # also where the size is given: what does not fit the model shows at once
+    lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
+    parameters = trainable_parameters(lm, gradient.last_blocks)
+    tokens = scored[TOKEN_ID].map(lambda lists: sum(map(len, lists)))
+    longest = int((scored.pop(N_TOKENS) + tokens).max())
 
     def collect(label: str, space: str, direction: np.ndarray | None = None) -> Matrix:
+        batch_size = gradient.batch_size or _told(
+            label,
+            rows_at_once(
+                lm,
+                longest,
+                int(tokens.max()),
+                space,
+                parameters,
+                gradient.dimensions,
+                memory_gb,
+            ),
+            memory_gb,
+        )
         init = {
             "policy_model": policy_model,
             "adapter": proxy_adapter,
@@ -230,7 +279,7 @@ def collect_gradients(
                 make_differentiator,
                 init,
                 scored,
-                batch_size=gradient.batch_size,
+                batch_size=batch_size,
                 key=_key(make_differentiator, init),
                 folder=finished_batches,
                 label=label,
@@ -349,6 +398,12 @@ def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> 
             for name, value in init.items()
         },
     )
+
+
+def _told(label: str, n: int, memory_gb: float) -> int:
+    """Log how many prompts are worked on at once, and return it."""
+    logger.info("%s: %d prompts at once, within %g GB", label, n, memory_gb)
+    return n
 
 
 def _pool(prompts: pd.DataFrame) -> pd.DataFrame:

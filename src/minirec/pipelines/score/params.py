@@ -33,7 +33,8 @@ class ProbeParams(Params):
     """The most, if probing is adaptive."""
     adaptive: AdaptiveParams | None
     """Stops a sample early; None writes all rollouts of each."""
-    batch_size: int = Field(ge=1)
+    batch_size: int | None = Field(ge=1)
+    """Prompts at once; None: as many as fit into ``score.memory_gb``."""
     server: ServerParams | None
     """That writes them instead of this process, by the proxy that it serves."""
 
@@ -48,6 +49,13 @@ class ProbeParams(Params):
             )
         return self
 
+    @property
+    def in_a_round(self) -> int:
+        """How many rollouts of a prompt are written at once at most."""
+        if self.adaptive is None:
+            return self.rollouts
+        return max(self.adaptive.first, self.adaptive.step)
+
 
 class GradientParams(Params):
     """Where gradients are taken, of which part of the adapter, in how many dimensions.
@@ -60,7 +68,8 @@ class GradientParams(Params):
     space: Literal["lora", "hidden", "hessian"]
     last_blocks: int | None = Field(ge=1)
     dimensions: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int | None = Field(ge=1)
+    """Prompts at once; None: as many as fit into ``score.memory_gb``."""
 
 
 class RepresentativenessParams(Params):
@@ -89,6 +98,8 @@ class ValueParams(Params):
 class ScoreParams(Params):
     """All of the pipeline's parameters."""
 
+    memory_gb: float = Field(gt=0)
+    """What a batch may take beside the model, in units of 10^9 bytes."""
     warm_start: WarmStartParams
     proxy: ProxyParams
     probe: ProbeParams
