@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from minirec.policy.rollouts import _BLOCK, Completion, _draw
 
 SMALL = {
     "vocab_size": 50,
@@ -78,3 +81,25 @@ def apart():
         return [log_prob[first + i, token] for i, token in enumerate(completion)]
 
     return log_probs
+
+
+@pytest.fixture(scope="session")
+def by_a_plain_loop():
+    """Return a function that writes a rollout, reading everything anew each time."""
+
+    def write(lm, tokenizer, prompt, seed, rollout, limit, temperature=1.0):
+        noise = np.random.default_rng([*seed, rollout])
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        written = []
+        while len(written) < limit:
+            with torch.no_grad():
+                logits = lm(torch.tensor([ids + written])).logits[:, -1]
+            n_blocks = -(-logits.shape[1] // _BLOCK)
+            waiting = noise.standard_exponential((1, n_blocks + _BLOCK), np.float32)
+            token, _ = _draw(logits / temperature, torch.from_numpy(waiting))
+            written.append(int(token))
+            if written[-1] in lm.generation_config.eos_token_id:
+                break
+        return Completion(written, True)
+
+    return write

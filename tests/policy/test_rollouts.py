@@ -38,31 +38,16 @@ def probe(lm, tokenizer, prompts=PROMPTS, seeds=SEEDS, n=4, temperature=1.0):
     return sample_completions(lm, tokenizer, prompts, seeds, n, 8, temperature)
 
 
-def by_a_plain_loop(lm, tokenizer, prompt, seed, rollout, temperature):
-    """Write one completion, reading everything anew for each token."""
-    noise = np.random.default_rng([*seed, rollout])
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    written = []
-    while len(written) < 8:
-        with torch.no_grad():
-            logits = lm(torch.tensor([ids + written])).logits[:, -1]
-        n_blocks = -(-logits.shape[1] // _BLOCK)
-        waiting = noise.standard_exponential((1, n_blocks + _BLOCK), np.float32)
-        token, _ = _draw(logits / temperature, torch.from_numpy(waiting))
-        written.append(int(token))
-        if written[-1] in lm.generation_config.eos_token_id:
-            break
-    return Completion(written, True)
-
-
 @pytest.mark.parametrize("prompts", [PROMPTS, ALIKE, ALIKE[:1] * 3])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_completions_equal_a_plain_loop(lm, tokenizer, prompts, temperature):
+def test_completions_equal_a_plain_loop(
+    lm, tokenizer, prompts, temperature, by_a_plain_loop
+):
     ours = probe(lm, tokenizer, prompts, temperature=temperature)
     for prompt, seed, group in zip(prompts, SEEDS, ours, strict=True):
         for rollout, completion in enumerate(group):
             assert completion == by_a_plain_loop(
-                lm, tokenizer, prompt, seed, rollout, temperature
+                lm, tokenizer, prompt, seed, rollout, 8, temperature
             )
 
 

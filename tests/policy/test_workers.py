@@ -56,7 +56,7 @@ def adapter(policy_model, policy_params):
 
 @pytest.fixture
 def prober(policy_model, encoder_model, policy_params, adapter):
-    def make(rollouts=3, server=None, adaptive=None):
+    def make(rollouts=3, server=None, adaptive=None, dtype="float32"):
         embeddings = encode(load_encoder(encoder_model), ITEMS["title"].tolist())
         return workers.make_prober(
             policy_model,
@@ -64,7 +64,7 @@ def prober(policy_model, encoder_model, policy_params, adapter):
             encoder_model,
             ITEMS,
             {"matrix": embeddings},
-            policy_params,
+            policy_params.model_copy(update={"dtype": dtype}),
             RANKING,
             rollouts,
             adaptive,
@@ -84,6 +84,41 @@ def test_a_batch_is_answered_and_rewarded_whatever_else_is_in_it(prober):
     for name in ("completion", "rank", "failure"):
         assert alone[name].tolist() == whole[name].tolist()
     np.testing.assert_allclose(alone["reward"], whole["reward"], rtol=1e-5)
+
+
+def test_rollouts_and_rewards_equal_the_plain_way(
+    prober, policy_model, encoder_model, policy_params, adapter, by_a_plain_loop
+):
+    """One rollout after the other, ranked and rewarded by the formulas themselves."""
+    found = prober(4, dtype="float64")(PROMPTS).to_pandas()
+    tokenizer = load_tokenizer(policy_model)
+    lm = load_model(policy_model, "float64", tokenizer, policy_params.prompt)
+    lm = attach_adapter(lm, adapter)
+    encoder = load_encoder(encoder_model)
+    titles = encoder.encode(ITEMS["title"].tolist(), normalize_embeddings=True)
+    prior = ITEMS["popularity"].to_numpy() / 3
+    limit = policy_params.sampling.max_new_tokens
+    for row in found.itertuples():
+        task = PROMPTS[PROMPTS["sample_id"] == row.sample_id].iloc[0]
+        seed = (1, PROBING, row.sample_id)
+        plain = by_a_plain_loop(
+            lm, tokenizer, task["prompt"], seed, row.rollout, limit
+        ).tokens
+        assert row.token_id.tolist() == plain
+        text = tokenizer.decode(plain, skip_special_tokens=True)
+        assert row.completion == text
+        said = text.strip().split("\n")[0].split('"')[0].strip()
+        assert said  # none of these is empty
+        (own,) = encoder.encode([said], normalize_embeddings=True)
+        score = titles @ own + 0.5 * prior
+        target = ITEMS["item_id"].tolist().index(task["target_item_id"])
+        left = ~ITEMS["item_id"].isin(task["seen_item_id"]).to_numpy()
+        rank = int((score[left] >= score[target]).sum()) - 1
+        assert row.rank == rank
+        odds = np.exp(score / 0.02)
+        reward = 0.95 / np.log2(rank + 2) + 0.05 * odds[target] / odds[left].sum()
+        # the encoder is in float32: cosines to 1e-6, which exp(./0.02) multiplies by 50
+        assert row.reward == pytest.approx(reward, rel=1e-4)
 
 
 def test_more_rollouts_begin_with_the_fewer(prober):
