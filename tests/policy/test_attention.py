@@ -43,7 +43,7 @@ def one_by_one(query, key, value, mask, scaling):
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_equals_the_definition_however_many_rows_at_once(monkeypatch, at_once, scaling):
     query, key, value, mask = given()
-    monkeypatch.setattr(attention, "_IN_CACHE", at_once * 6 * 4 * 7)
+    monkeypatch.setattr(attention, "SCORES_IN_CACHE", at_once * 6 * 4 * 7)
     out, weights = attention._by_rows(None, query, key, value, mask, scaling=scaling)
     expected = one_by_one(query, key, value, mask, scaling or 8**-0.5)
     assert weights is None
@@ -66,7 +66,7 @@ def test_one_mask_serves_all_rows_and_gradients_flow():
 def test_leaves_long_and_unmasked_rows_to_torch(monkeypatch, case):
     query, key, value, mask = given(q=7)
     if case == "too long":
-        monkeypatch.setattr(attention, "_IN_CACHE", 6 * 7 * 7 - 1)
+        monkeypatch.setattr(attention, "SCORES_IN_CACHE", 6 * 7 * 7 - 1)
     else:
         mask = None
     calls = []

@@ -194,7 +194,7 @@ def test_blocks_of_logits_change_nothing(float64_policy, ragged, monkeypatch):
         hidden_gradients(float64_policy, *ragged, 0, 1.0),
         hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),
     )
-    monkeypatch.setattr(packed_rows, "_BLOCK", 3 * 50)  # three readings at once
+    monkeypatch.setattr(packed_rows, "LOGITS_AT_ONCE", 3 * 50)  # three readings at once
     cut = (
         hidden_gradients(float64_policy, *ragged, 0, 1.0),
         hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -113,3 +116,28 @@ def test_a_model_without_a_chat_template(tmp_path, policy_model, tokenizer):
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="has no chat template"):
         load_tokenizer({"pretrained_model_name_or_path": str(tmp_path)})
+
+
+FAULTS = """
+import resource, torch
+from minirec.policy.loading import _keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+_keep_freed_memory()
+for _ in range(10):
+    before = faults()
+    torch.ones(2**24)  # 64 MiB, or 16,384 pages
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="another C library frees otherwise"
+)
+def test_freed_memory_is_used_again():
+    out = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    assert int(out.stdout) < 2**14 / 10

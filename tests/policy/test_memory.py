@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from torch.profiler import ProfilerActivity, profile
@@ -144,28 +141,3 @@ def test_more_memory_takes_more_prompts_and_none_takes_one(policy_model, policy_
     assert none == 1
     assert prompts_at_once(lm, 100, 8, 16, 100, 1) < few
     assert prompts_at_once(lm, 100, 4, 16, 10**6, 1) < few  # to rank so many items
-
-
-FAULTS = """
-import resource, torch
-from minirec.policy.memory import keep_freed_memory
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-keep_freed_memory()
-for _ in range(10):
-    before = faults()
-    torch.ones(2**24)  # 64 MiB, or 16,384 pages
-print(faults() - before)
-"""
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="another C library frees otherwise"
-)
-def test_freed_memory_is_used_again():
-    out = subprocess.run(
-        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
-    )
-    assert int(out.stdout) < 2**14 / 10

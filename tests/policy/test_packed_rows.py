@@ -101,7 +101,7 @@ def test_blocks_of_logits_change_nothing(float64_policy, groups, monkeypatch):
         return packed, torch.autograd.grad(packed.log_prob @ weight, adapter)
 
     (whole, expected) = results()
-    monkeypatch.setattr(packed_rows, "_BLOCK", 3 * 50)  # three readings at once
+    monkeypatch.setattr(packed_rows, "LOGITS_AT_ONCE", 3 * 50)  # three readings at once
     (cut, found) = results()
     # sums of at most 50 numbers in float64, over three blocks
     torch.testing.assert_close(cut.log_prob, whole.log_prob, rtol=0, atol=1e-12)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # attention scores that a processor's cache holds: a few MiB
-_IN_CACHE = 2**21
+SCORES_IN_CACHE = 2**21
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def _by_rows(
 
     n, heads, q, size = query.shape
     kept, t = key.shape[1:3]
-    at_once = _IN_CACHE // (heads * q * t)
+    at_once = SCORES_IN_CACHE // (heads * q * t)
     if attention_mask is None or not at_once:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **rest

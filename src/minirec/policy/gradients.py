@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # numbers of a matrix (tokens, vocabulary) that a processor's cache holds: a few MiB
-_IN_CACHE = 2**20
+LOGITS_IN_CACHE = 2**20
 
 
 def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarray]:
@@ -77,9 +77,9 @@ def trainable_parameters(
 def _in_last_blocks(names: Iterable[str], last_blocks: int | None) -> list[str]:
     """Return, sorted, the names of the adapter's parameters in the last blocks."""
     adapted = sorted(names)
-    blocks = sorted({_block(name) for name in adapted} - {-1})
+    blocks = sorted({block_of(name) for name in adapted} - {-1})
     if last_blocks is None:
-        outside = [name for name in adapted if _block(name) < 0]
+        outside = [name for name in adapted if block_of(name) < 0]
         if outside:
             raise InputError(
                 f"score.gradients.last_blocks is null, and {outside[0]} lies outside "
@@ -93,10 +93,10 @@ def _in_last_blocks(names: Iterable[str], last_blocks: int | None) -> list[str]:
             f"{len(blocks)} blocks: lower it, or say null for all"
         )
     wanted = set(blocks[-last_blocks:])
-    return [name for name in adapted if _block(name) in wanted]
+    return [name for name in adapted if block_of(name) in wanted]
 
 
-def _block(name: str) -> int:
+def block_of(name: str) -> int:
     """Return the number of the block in a parameter's name; -1 outside of them."""
     found = re.search(r"\.(\d+)\.", name)
     return int(found[1]) if found else -1
@@ -153,7 +153,7 @@ def sample_gradients(
         return out
     group = teaching.of(prompts, completions)
     rows = pack_rows(*group, pad_token_id)
-    frozen = min(_block(name) for name, _ in parameters)
+    frozen = min(block_of(name) for name, _ in parameters)
     begin: list[torch.Tensor] = []
 
     def start(_: object, given: tuple) -> tuple:
@@ -250,7 +250,7 @@ def hessian_products(
     finer = torch.promote_types(hidden.dtype, torch.float32)
     count = torch.bincount(reading, minlength=len(hidden)).to(finer)
     parts: list[torch.Tensor] = []
-    for block in reading_blocks(policy, len(hidden), 4 * _IN_CACHE):
+    for block in reading_blocks(policy, len(hidden), 4 * LOGITS_IN_CACHE):
         at = hidden[block].requires_grad_()
         with torch.enable_grad():
             logits = logits_of(policy, at).to(finer) / temperature
@@ -330,7 +330,7 @@ def _hidden_gradients(
         with torch.enable_grad():
             logits = logits_of(policy, at)
         slope = torch.empty_like(logits)
-        for part in reading_blocks(policy, len(at), _IN_CACHE):
+        for part in reading_blocks(policy, len(at), LOGITS_IN_CACHE):
             begin, end = block.start + part.start, block.start + part.stop
             own = slice(start[begin], start[end])
             p = (logits.detach()[part].to(finer) / temperature).softmax(-1)

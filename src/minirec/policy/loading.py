@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+import platform
 import warnings
 from typing import TYPE_CHECKING
 
 from minirec.errors import InputError, loading
-from minirec.policy.memory import keep_freed_memory
 from minirec.types import Adapter, Model
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ _UNFIT = (
     "the adapter does not fit policy_model ({}): it was made for another model or "
     "another policy.lora; run `kedro run --pipelines score`"
 )
+
+# glibc's malloc.h: from which size on memory is mapped for a block alone, and how much
+# free memory at the end of the heap is given back
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_LARGEST = 2**30
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
@@ -96,7 +102,7 @@ def load_model(
     lm.get_output_embeddings().register_forward_pre_hook(
         lambda _, inputs: (inputs[0].contiguous(),)
     )
-    keep_freed_memory()
+    _keep_freed_memory()
     return lm.to(device)  # type: ignore[arg-type]  # the stub takes no device name
 
 
@@ -124,6 +130,19 @@ def outline(model: Model, dtype: str) -> PreTrainedModel:
 def _ignore_old_names() -> None:
     # peft asks transformers by an old name; nothing that a user could change
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+
+
+def _keep_freed_memory() -> None:
+    """Let this process use large blocks again that it has freed.
+
+    By default glibc gives each block of more than 32 MiB back to the system, which
+    clears every page of the next one: for the logits of a batch, that takes longer
+    than computing them. Nothing is done under another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 
 def _check_architecture(lm: PreTrainedModel) -> None:

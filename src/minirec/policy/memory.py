@@ -1,24 +1,18 @@
-"""How many prompts fit into memory at once, and memory that is used again."""
+"""How many prompts fit into memory at once."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from minirec.policy.attention import _IN_CACHE
+from minirec.policy import gradients, packed_rows
+from minirec.policy.attention import SCORES_IN_CACHE
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-# glibc's malloc.h: from which size on memory is mapped for a block alone, and how much
-# free memory at the end of the heap is given back
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
-_LARGEST = 2**30
 
 # what configurations call a change that models make to their logits
 _OF_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -138,22 +132,19 @@ def rows_at_once(
     int
         At least 1, also where one row alone does not fit.
     """
-    # both load models, which this module is part of
-    from minirec.policy import gradients, packed_rows
-
     model = _Sizes.of(lm)
     size, exact = model.size, model.exact
     layer = longest * model.token + model.whole_scores(longest)
     mask = longest**2 * (size + 3)
     reading = model.layer * longest * (model.layers + 2) + mask + layer
     hidden = written * model.hidden * (4 * size + 2 * exact)
-    part = gradients._IN_CACHE
-    number, numbers = model.logit, packed_rows._BLOCK
+    part = gradients.LOGITS_IN_CACHE
+    number, numbers = model.logit, packed_rows.LOGITS_AT_ONCE
     if space == "hessian":
         number, numbers = 12 * exact, 4 * part
     kept = own = 0
     if space == "lora":
-        blocks = model.layers - min(gradients._block(name) for name, _ in parameters)
+        blocks = model.layers - min(gradients.block_of(name) for name, _ in parameters)
         kept = mask + blocks * (longest * model.token + model.kept_scores(longest))
         counts = [parameter.numel() for _, parameter in parameters]
         own = sum(counts) * (2 * size + exact) + 8 * (max(counts) + dimensions)
@@ -221,29 +212,16 @@ class _Sizes(NamedTuple):
         """Return bytes of a row's attention scores that a backward pass reads."""
         numbers = self.heads * length**2
         if not self.eager:  # fused attention, of longer rows, keeps none
-            return self.size * min(numbers, _IN_CACHE)
+            return self.size * min(numbers, SCORES_IN_CACHE)
         finer = self.exact if self.size < self.exact else 0
         return numbers * (self.size + finer)
 
     def scores_in_cache(self, n: int, length: int) -> int:
         """Return bytes of n rows' attention scores where not all are held."""
-        numbers = 0 if self.eager else min(n * self.heads * length**2, _IN_CACHE)
+        numbers = 0 if self.eager else min(n * self.heads * length**2, SCORES_IN_CACHE)
         return 2 * self.size * numbers
 
 
 def _largest(cost: Callable[[int], int], memory_gb: float) -> int:
     """Return the largest n of which the cost, in bytes, is within the memory."""
     return max(1, bisect_right(range(1, _MOST), memory_gb * 1e9, key=cost))
-
-
-def keep_freed_memory() -> None:
-    """Let this process use large blocks again that it has freed.
-
-    By default glibc gives each block of more than 32 MiB back to the system, which
-    clears every page of the next one: for the logits of a batch, that takes longer
-    than computing them. Nothing is done under another C library.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)

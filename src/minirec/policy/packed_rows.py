@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # numbers in a matrix (tokens, vocabulary) held at once: 128 MiB in float32
-_BLOCK = 2**25
+LOGITS_AT_ONCE = 2**25
 
 
 class PackedRows(NamedTuple):
@@ -196,7 +196,7 @@ def reading_blocks(
     lm: PreTrainedModel | PeftModel, n: int, numbers: int | None = None
 ) -> list[slice]:
     """Cut n readings into blocks whose logits are not too many to hold at once."""
-    size = max(1, (numbers or _BLOCK) // lm.config.get_text_config().vocab_size)
+    size = max(1, (numbers or LOGITS_AT_ONCE) // lm.config.get_text_config().vocab_size)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
