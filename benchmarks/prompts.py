@@ -51,6 +51,7 @@ def invented(n: int, window: int, n_items: int = 20_000) -> tuple[pd.DataFrame, 
     pool = pd.DataFrame({"sample_id": np.arange(n), "split": "train", "user_id": "u"})
     pool["target_item_id"] = "0"
     pool["history_item_id"] = pool["seen_item_id"] = list(history)
+    pool["draw"] = np.arange(n)
     pool["timestamp"] = 2e9
     pool["history_timestamp"] = list(rng.uniform(1e9, 2e9, (n, window)))
     pool["history_rating"] = list(rng.integers(1, 11, (n, window)) / 2)

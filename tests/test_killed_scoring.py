@@ -19,8 +19,8 @@ SCORE = (
 FEATURES = Path("data") / "test" / "04_feature"
 
 
-def kill_after(path: Path, parts: int) -> int:
-    """Start to score, and kill it once so many batches more are finished."""
+def kill_after(path: Path, parts: int, seconds: float) -> int:
+    """Start to score, and kill it some time after so many batches more are finished."""
     folder = path / FEATURES / "finished_batches"
     before = len(list(folder.rglob("*.parquet")))
     process = subprocess.Popen(
@@ -33,6 +33,7 @@ def kill_after(path: Path, parts: int) -> int:
     while len(list(folder.rglob("*.parquet"))) < before + parts:
         assert process.poll() is None
         time.sleep(0.005)
+    time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     return process.wait()
 
@@ -41,9 +42,12 @@ def test_a_killed_run_ends_with_the_tables_of_one_that_was_not(copy_project, ked
     whole, killed = copy_project(), copy_project()
     done = kedro(whole, *SCORE)
     assert done.returncode == 0, done.stdout + done.stderr
-    rng = random.Random()
-    for _ in range(3):  # of 24 batches in all
-        assert kill_after(killed, rng.randint(1, 6)) == -signal.SIGKILL
+    seed = time.time_ns()
+    print("seed", seed)  # noqa: T201 (shown if the test fails)
+    rng = random.Random(seed)
+    for _ in range(3):  # of 24 batches in all, which take some hundredths of a second
+        after = rng.uniform(0, 0.1)
+        assert kill_after(killed, rng.randint(1, 4), after) == -signal.SIGKILL
     done = kedro(killed, *SCORE, "--only-missing-outputs")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rows are finished already" in " ".join(done.stdout.split())

@@ -39,6 +39,9 @@ METHOD = "method"
 METRIC = "metric"
 TOP_ITEM_ID = "top_item_id"
 
+# of a prompt, its place in the pool's draw
+DRAW = "draw"
+
 # values of `split`
 TRAIN, VALID, TEST = "train", "valid", "test"
 

@@ -72,6 +72,9 @@ class Prompts(pa.DataFrameModel):
 
     sample_id: Series[int] = pa.Field(unique=True, ge=0)
     split: Series[str] = pa.Field(isin=["train", "valid", "test"])
+    draw: Series[int] = pa.Field(
+        ge=0, description="its place in the pool's draw: a larger pool only adds"
+    )
     user_id: Series[str]
     prompt: Series[str] = pa.Field(description="rendered by the chat template")
     n_tokens: Series[int] = pa.Field(gt=0)

@@ -151,6 +151,7 @@ def test_the_pools_of_train_and_test_are_rendered(
     assert train.to_dict("list") == {
         "sample_id": [0, 3],
         "split": ["train", "train"],
+        "draw": [0, 1],
         "user_id": ["a", "b"],
         "timestamp": [2.0, 2.0],
         "target_item_id": ["2", "2"],

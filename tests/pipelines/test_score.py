@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from minirec.errors import InputError
 from minirec.parameters import check_parameters
@@ -17,6 +18,8 @@ from minirec.pipelines.score.params import (
 )
 from minirec.policy import gradients
 from minirec.policy.loading import new_adapter, outline
+from minirec.policy.server import ServerParams
+from minirec.policy.workers import make_prober
 from minirec.schemas import Learnability, Representativeness, Scores
 
 REWARDS = pd.DataFrame(
@@ -116,6 +119,7 @@ def prompts():
         {
             "sample_id": [1, 2, 3, 4, 5],
             "split": ["train", "test", "train", "train", "valid"],
+            "draw": [2, 0, 0, 1, 0],
             "n_tokens": [10, 99, 30, 30, 20],
         }
     )
@@ -125,17 +129,13 @@ def test_scored_are_training_and_validation_longest_first(prompts):
     assert nodes._scored(prompts)["sample_id"].tolist() == [4, 3, 5, 1]
 
 
-def test_the_proxy_trains_on_a_seeded_draw_of_the_pool(prompts):
-    drawn = nodes._proxy_subset(prompts, 2, seed=0)["sample_id"]
-    assert (
-        drawn.tolist() == nodes._proxy_subset(prompts, 2, seed=0)["sample_id"].tolist()
-    )
-    assert set(drawn) <= {1, 3, 4}
+def test_the_proxy_trains_on_the_first_that_were_drawn(prompts):
+    assert nodes._proxy_subset(prompts, 2)["sample_id"].tolist() == [3, 4]
 
 
 def test_a_proxy_larger_than_the_pool(prompts):
     with pytest.raises(InputError, match=r"score\.proxy\.prompts is 4, .* has 3"):
-        nodes._proxy_subset(prompts, 4, seed=0)
+        nodes._proxy_subset(prompts, 4)
 
 
 def test_sizes_are_found_and_told(test_run):
@@ -164,7 +164,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_a_model_is_loaded(
     with pytest.raises(InputError, match="adapter does not fit policy_model"):
         nodes.probe_rewards(
             everything,
-            pd.DataFrame(),
+            pd.DataFrame({"item_id": ["a"]}),
             {},
             encoder_model={},
             ranking=params.ranking,
@@ -224,3 +224,60 @@ def test_adaptive_probing_through_every_pipeline(test_run, kedro, tmp_path):
         f"{len(found)} of {possible} rollouts written: {possible - len(found)} saved"
     )
     assert saved in " ".join(done.stdout.split())
+
+
+def test_a_server_that_comes_back_elsewhere_finds_what_it_wrote(policy_model):
+    config = {"base_model_name_or_path": "anywhere", "r": 4}
+    init = {"adapter": {"config": config, "tensors": {}}, "policy_model": policy_model}
+    server = ServerParams(
+        address="http://localhost:1/v1",
+        model="proxy",
+        protocol="vllm",
+        api_key_env=None,
+        timeout_seconds=1,
+        retries=1,
+        concurrency=1,
+    )
+    keys = [
+        nodes._key(make_prober, {**init, "server": server.model_copy(update=other)})
+        for other in ({}, {"address": "http://b:2/v1", "retries": 9}, {"model": "two"})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+GROWING = "preprocess.pool.valid=4,score.representativeness.direction=validation"
+
+
+def test_a_larger_pool_scores_the_new_prompts_alone(copy_project, kedro):
+    path = copy_project()
+
+    def score(n, space):
+        params = f"{GROWING},preprocess.pool.train={n},score.gradients.space={space}"
+        done = kedro(
+            path,
+            *("run", "--env", "test", "--pipelines", "preprocess,score"),
+            *("--only-missing-outputs", "--params", params),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        features = path / "data" / "test" / "04_feature"
+        tables = {
+            name: pd.read_parquet(features / f"{name}.parquet")
+            for name in ("rewards", "representativeness")
+        }
+        gradients = load_file(features / "gradients.safetensors")
+        return " ".join(done.stdout.split()), tables, gradients
+
+    _, before, few = score(20, "hidden")
+    said, after, many = score(24, "hidden")
+    # validation prompts are scored beside those of training, and never chosen
+    assert said.count("24 of 28 rows are finished already") == 2
+    assert [len(t["representativeness"]) for t in (before, after)] == [20, 24]
+    old = after["rewards"]["sample_id"].isin(before["rewards"]["sample_id"])
+    pd.testing.assert_frame_equal(
+        after["rewards"][old].reset_index(drop=True), before["rewards"]
+    )
+    kept = np.isin(many["sample_id"], few["sample_id"])
+    np.testing.assert_array_equal(many["matrix"][kept], few["matrix"])
+    _, _, curved = score(24, "hessian")
+    assert curved["matrix"].shape == many["matrix"].shape
+    assert not np.allclose(curved["matrix"], many["matrix"])

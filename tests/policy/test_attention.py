@@ -62,6 +62,20 @@ def test_one_mask_serves_all_rows_and_gradients_flow():
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_bfloat16_rounds_scores_and_weights_and_no_more():
+    exact = given(n=3, heads=6, kept=2, q=20, t=30, size=64)
+    rounded = [x.bfloat16() for x in exact[:3]]
+    mask = torch.where(exact[3] < 0, torch.finfo(torch.bfloat16).min, 0).bfloat16()
+    out, _ = attention._by_rows(None, *rounded, mask)
+    query, key, value = (x.double() for x in rounded)
+    expected = one_by_one(query, key, value, exact[3], 64**-0.5)
+    # A score of at most s is off by s 2^-9, and so is its weight by that factor, twice
+    # with their sum; weights and the result round by 2^-9 themselves.
+    highest = (query.norm(dim=-1).max() * key.norm(dim=-1).max() / 8).item()
+    bound = (2 * highest + 3) * 2.0**-9 * value.abs().max()
+    assert (out.double() - expected).abs().max() <= bound
+
+
 @pytest.mark.parametrize("case", ["too long", "no mask"])
 def test_leaves_long_and_unmasked_rows_to_torch(monkeypatch, case):
     query, key, value, mask = given(q=7)

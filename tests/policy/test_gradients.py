@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from minirec.errors import InputError
-from minirec.policy import packed_rows
+from minirec.policy import gradients, packed_rows
 from minirec.policy.gradients import (
     CountSketch,
     adapter_movement,
@@ -195,6 +195,8 @@ def test_blocks_of_logits_change_nothing(float64_policy, ragged, monkeypatch):
         hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),
     )
     monkeypatch.setattr(packed_rows, "LOGITS_AT_ONCE", 3 * 50)  # three readings at once
+    # one after the other within these, and for a Hessian four at once
+    monkeypatch.setattr(gradients, "LOGITS_IN_CACHE", 50)
     cut = (
         hidden_gradients(float64_policy, *ragged, 0, 1.0),
         hessian_products(float64_policy, *ragged[:2], direction, 0, 1.0),
@@ -202,6 +204,16 @@ def test_blocks_of_logits_change_nothing(float64_policy, ragged, monkeypatch):
     for found, expected in zip(cut, whole, strict=True):
         # sums of at most 50 numbers in float64
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_prompt_on_which_nothing_was_written_has_no_curvature(float64_policy):
+    for completions in ([[]], [[], [[7]]]):
+        prompts = [[5, 6], [5, 9]][: len(completions)]
+        found = hessian_products(
+            float64_policy, prompts, completions, np.ones(32), 0, 1
+        )
+        np.testing.assert_array_equal(found[0], 0)
+        assert (np.abs(found[1:]).max(axis=1, initial=0) > 0).all()
 
 
 def test_movement_is_the_gradient_that_a_descent_step_followed(float64_policy, ragged):

@@ -42,6 +42,7 @@ def pool():
         {
             "sample_id": [9, 4],
             "split": ["test", "train"],
+            "draw": [0, 0],
             "user_id": ["u1", "u2"],
             "timestamp": [50.0 * hour, 60.0],
             "target_item_id": ["c", "a"],

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +115,15 @@ def test_a_completion_ends_once_or_is_cut(lm, tokenizer):
             assert finite
             assert not ends & set(tokens[:-1])
             assert tokens[-1] in ends or len(tokens) == 8
+
+
+def test_keys_and_values_go_with_their_prompts(lm, tokenizer):
+    read = prefill(lm, tokenizer, PROMPTS)
+    sample(read, SEEDS, range(2), 8, 1.0)
+    keys = weakref.ref(read.keys[0])
+    del read
+    gc.collect()
+    assert keys() is None
 
 
 def test_the_model_attends_as_before_afterwards(lm, tokenizer):

@@ -135,7 +135,8 @@ def map_batches(
                     halved = True
                     logger.warning(
                         "%s: %d rows at once do not fit the memory, and %d do: a "
-                        "smaller batch_size spares the attempts that fail",
+                        "lower score.memory_gb, or batch_size, spares the attempts "
+                        "that fail",
                         label,
                         each.rows,
                         each.at_once,

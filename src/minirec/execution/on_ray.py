@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -43,7 +43,6 @@ class _Worker:
         An error that left this method would reach the driver as text alone.
         """
         import ray
-        from ray import cloudpickle
 
         from minirec.execution.map_batches import finish
 
@@ -55,8 +54,20 @@ class _Worker:
                 found = finish(self._work, batch, self._folder, self._label)
         except Exception as error:
             said = traceback.format_exc()
-            return pa.table({"error": [cloudpickle.dumps(error)], "said": [said]})
+            return pa.table({"error": [_sendable(error)], "said": [said]})
         return pa.table({name: [value] for name, value in found._asdict().items()})
+
+
+def _sendable(error: Exception) -> bytes:
+    """Return an error as bytes; one that does not come back from them, as its text."""
+    from ray import cloudpickle
+
+    try:
+        sent: bytes = cloudpickle.dumps(error)
+        cloudpickle.loads(sent)
+    except Exception:  # whatever the error's own class raises
+        return cast("bytes", cloudpickle.dumps(RuntimeError(repr(error))))
+    return sent
 
 
 @contextmanager
@@ -71,7 +82,7 @@ def _counted(tries: Path, label: str) -> Iterator[None]:
             raise InputError(
                 f"{label}: one batch has ended {DEATHS} processes of Ray, one after "
                 "the other, as the system does to what takes too much memory: lower "
-                "batch_size or execution.workers"
+                "score.memory_gb (or batch_size) or execution.workers"
             )
         file.write(".")
     yield

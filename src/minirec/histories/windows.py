@@ -6,6 +6,7 @@ import numpy as np
 from ibis import _
 
 from minirec.columns import (
+    DRAW,
     HISTORY_ITEM_ID,
     ITEM_ID,
     POSITION,
@@ -89,7 +90,7 @@ def draw_pool(samples: ir.Table, split: str, n: int | None, seed: int) -> ir.Tab
     Returns
     -------
     ibis.Table
-        The drawn rows.
+        The drawn rows, with their place in the draw as ``draw``, from 0.
 
     Raises
     ------
@@ -104,15 +105,14 @@ def draw_pool(samples: ir.Table, split: str, n: int | None, seed: int) -> ir.Tab
             f"change preprocess.split, so that more of a user's interactions fall "
             f"into it."
         )
-    if n is None:
-        return of_split
-    if n > len(ids):
+    if n is not None and n > len(ids):
         raise InputError(
             f"preprocess.pool.{split} = {n}, but there are only {len(ids)} {split} "
             f"samples: lower it, or set it to null for all of them."
         )
     drawn = np.random.default_rng(seed).permutation(ids)[:n]
-    return of_split.semi_join(ibis.memtable({SAMPLE_ID: drawn}), SAMPLE_ID)
+    places = {SAMPLE_ID: drawn, DRAW: np.arange(len(drawn))}
+    return of_split.inner_join(ibis.memtable(places), SAMPLE_ID)
 
 
 def seen_items(pool: ir.Table, interactions: ir.Table) -> ir.Table:

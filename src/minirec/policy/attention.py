@@ -34,6 +34,8 @@ def attending_by(
         yield
     finally:
         config._attn_implementation = before
+        # what the function holds, such as keys and values, would stay with its name
+        AttentionInterface.register(name, _by_rows)
 
 
 def attention_in_cache(

@@ -179,7 +179,7 @@ def check_window(lm: PreTrainedModel | PeftModel, length: int) -> None:
     if window is not None and slides and length > window:
         raise InputError(
             f"a row of {length} tokens is longer than the {window} that policy_model "
-            "attends to at a time: lower preprocess.window, score.probe.rollouts or "
+            "attends to at a time: lower preprocess.window or "
             "policy.sampling.max_new_tokens, or name another model"
         )
 

@@ -19,6 +19,9 @@ _OF_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 # rows at once, however much memory there is
 _MOST = 2**16
 
+# bytes for each score of an item, while completions are ranked
+_RANKING = 40
+
 
 def prompts_at_once(
     lm: PreTrainedModel | PeftModel,
@@ -77,12 +80,30 @@ def prompts_at_once(
     step = rollouts * (model.token + scores)
     logits = model.vocabulary * (size + rollouts * (size + 4 * exact))
     writing = cache + copied + logits + max(prefilling, step)
-    prompt = max(writing, 40 * rollouts * items)
+    prompt = max(writing, _RANKING * rollouts * items)
 
     def cost(n: int) -> int:
         return n * prompt + model.scores_in_cache(n, longest)
 
     return _largest(cost, memory_gb)
+
+
+def ranked_at_once(rollouts: int, items: int, memory_gb: float) -> int:
+    """Return of how many prompts the rollouts can be ranked within ``memory_gb``.
+
+    That is what is left to do here where a server writes them.
+
+    Parameters
+    ----------
+    rollouts, items, memory_gb
+        As of `prompts_at_once`.
+
+    Returns
+    -------
+    int
+        At least 1, also where one prompt alone does not fit.
+    """
+    return max(1, int(memory_gb * 1e9 / (_RANKING * rollouts * items)))
 
 
 def rows_at_once(

@@ -95,7 +95,7 @@ def pack_rows(
         for row, tree in enumerate(trees)
         for column, token, rollout in tree.predicted
     ]
-    reading, token, rollout = torch.tensor(np.array(tokens)).T
+    reading, token, rollout = torch.tensor(np.array(tokens, np.int64).reshape(-1, 3)).T
     return PackedRows(
         ids=torch.from_numpy(ids),
         position=torch.from_numpy(position),

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import TemplateError
 
 from minirec.columns import (
+    DRAW,
     EMPTY,
     HISTORY_ITEM_ID,
     ITEM_ID,
@@ -103,7 +104,7 @@ def render_prompts(
             len(pool),
             limit,
         )
-    columns = [SAMPLE_ID, SPLIT, USER_ID, PROMPT, N_TOKENS]
+    columns = [SAMPLE_ID, SPLIT, DRAW, USER_ID, PROMPT, N_TOKENS]
     columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]
     return prompts[columns].sort_values(SAMPLE_ID, ignore_index=True)
 

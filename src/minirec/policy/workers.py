@@ -181,14 +181,17 @@ def make_differentiator(
 
     A batch has, beside ``sample_id`` and ``prompt``, the lists ``token_id`` (of each
     rollout the tokens) and ``reward``. Of each row comes one, with the list
-    ``gradient``: a sketch of `dimensions` numbers in the space ``lora``, the hidden
-    size in ``hidden`` and ``hessian``, which multiplies the Hessian with `direction`.
+    ``gradient``, the mean over its rollouts: a sketch of `dimensions` numbers in the
+    space ``lora``, which alone reads `last_blocks` and `dimensions`; the hidden size in
+    ``hidden`` and ``hessian``, which multiplies the Hessian with `direction`.
     """
     tokenizer = loading.load_tokenizer(policy_model)
     base = loading.load_model(policy_model, policy.dtype, tokenizer, policy.prompt)
     lm = loading.attach_adapter(base, adapter)
-    parameters = gradients.trainable_parameters(lm, last_blocks)
-    sketch = gradients.CountSketch([p.numel() for _, p in parameters], dimensions, seed)
+    if space == "lora":
+        parameters = gradients.trainable_parameters(lm, last_blocks)
+        sizes = [parameter.numel() for _, parameter in parameters]
+        sketch = gradients.CountSketch(sizes, dimensions, seed)
 
     def differentiate(batch: pd.DataFrame) -> pa.Table:
         ids = tokenizer(batch[PROMPT].tolist(), add_special_tokens=False)["input_ids"]
@@ -209,6 +212,8 @@ def make_differentiator(
             rows = gradients.hidden_gradients(lm, ids, written, advantages, *last)
         else:
             rows = gradients.hessian_products(lm, ids, written, direction, *last)
+        # prompts weigh alike in a mean, however many rollouts they have
+        rows = rows / np.maximum(batch[REWARD].map(len).to_numpy()[:, None], 1)
         flat = pa.array(rows.astype(np.float32, copy=False).ravel())
         lists = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
         return pa.table({SAMPLE_ID: batch[SAMPLE_ID].to_numpy(), GRADIENT: lists})

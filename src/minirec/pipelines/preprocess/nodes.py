@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import (
+    DRAW,
     HISTORY_ITEM_ID,
     ITEM_ID,
     N_TOKENS,
@@ -107,7 +108,7 @@ def render_prompts(
     pools = ibis.union(
         *(draw_pool(samples, split, n, seed) for split, n in wanted.items() if n != 0)
     )
-    columns = [SAMPLE_ID, SPLIT, USER_ID, TIMESTAMP]
+    columns = [SAMPLE_ID, SPLIT, DRAW, USER_ID, TIMESTAMP]
     columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]
     seen = seen_items(pools, interactions).select(*columns)
     drawn = seen.order_by(SAMPLE_ID).execute()

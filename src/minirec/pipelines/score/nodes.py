@@ -12,6 +12,7 @@ import pandas as pd
 
 from minirec.columns import (
     COMPLETION,
+    DRAW,
     FAILURE,
     HISTORY_ITEM_ID,
     ITEM_ID,
@@ -40,7 +41,6 @@ from minirec.execution.fingerprint import fingerprint, of_model
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
 from minirec.execution.parts import in_order
-from minirec.functions import function_at
 from minirec.lineage.code import Code
 from minirec.pipelines.score.params import (
     GradientParams,
@@ -56,7 +56,7 @@ from minirec.selection.learnability import gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
 from minirec.types import Adapter, Matrix, Model
 
-# prompts that a server is asked at once: it has a memory of its own
+# prompts that a server is asked at once at most
 _ASKED = 256
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def warm_start_policy(
         new_adapter,
     )
 
-    subset = _proxy_subset(prompts, n_prompts, seed)
+    subset = _proxy_subset(prompts, n_prompts)
     tokenizer = load_tokenizer(policy_model)
     base = load_model(policy_model, dtype, tokenizer, prompt)
     lm = new_adapter(base, lora, seed)
@@ -128,7 +128,7 @@ def train_proxy(
     """Train the proxy: a short GRPO run on a random subset of the pool."""
     from minirec.training.grpo import train_adapter
 
-    subset = _proxy_subset(prompts, proxy.prompts, seed)
+    subset = _proxy_subset(prompts, proxy.prompts)
     adapter, training = train_adapter(
         initial_adapter,
         subset[SAMPLE_ID].tolist(),
@@ -164,7 +164,6 @@ def probe_rewards(
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Let the proxy answer each prompt of the pool several times; reward each answer."""
-    function_at(ranking.reward, "ranking.reward")
     from minirec.policy.workers import make_prober
 
     scored = _scored(prompts)
@@ -181,10 +180,12 @@ def probe_rewards(
         "server": probe.server,
         "seed": seed,
     }
-    batch_size = probe.batch_size or _ASKED
+    from minirec.policy.memory import prompts_at_once, ranked_at_once
+
+    fit = ranked_at_once(probe.in_a_round, len(items), memory_gb)
+    batch_size = probe.batch_size or min(_ASKED, fit)
     if probe.server is None:
         from minirec.policy.loading import attach_adapter, outline
-        from minirec.policy.memory import prompts_at_once
 
         # also where the size is given: an adapter that does not fit shows at once
         lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
@@ -246,7 +247,8 @@ def collect_gradients(
     scored = scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
     # also where the size is given: what does not fit the model shows at once
     lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
-    parameters = trainable_parameters(lm, gradient.last_blocks)
+    of_lora = gradient.space == "lora"
+    parameters = trainable_parameters(lm, gradient.last_blocks) if of_lora else []
     tokens = scored[TOKEN_ID].map(lambda lists: sum(map(len, lists)))
     longest = int((scored.pop(N_TOKENS) + tokens).max())
 
@@ -269,8 +271,8 @@ def collect_gradients(
             "adapter": proxy_adapter,
             "policy": policy,
             "space": space,
-            "last_blocks": gradient.last_blocks,
-            "dimensions": gradient.dimensions,
+            "last_blocks": gradient.last_blocks if of_lora else None,
+            "dimensions": gradient.dimensions if of_lora else 0,
             "seed": seed,
             "direction": direction,
         }
@@ -291,7 +293,7 @@ def collect_gradients(
     if gradient.space != "hessian":
         return collect("collect_gradients", gradient.space)
     of_pool = _of_split(collect("mean_gradient", "hidden"), prompts, TRAIN)
-    return collect("collect_gradients", "hessian", of_pool["matrix"].mean(axis=0))
+    return collect("collect_gradients", "hessian", _mean(of_pool["matrix"]))
 
 
 def score_learnability(
@@ -327,7 +329,7 @@ def score_representativeness(
     pool = _of_split(gradients, prompts, TRAIN)
     direction = None
     if representativeness.direction == "validation":
-        direction = _of_split(gradients, prompts, VALID)["matrix"].mean(axis=0)
+        direction = _mean(_of_split(gradients, prompts, VALID)["matrix"])
     elif representativeness.direction == "proxy":
         from minirec.policy.gradients import adapter_movement
 
@@ -386,8 +388,12 @@ def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> 
 
     So does its code, and that of functions that parameters name by their `paths`. Where
     the model lies, which peft writes into the adapter, does not.
+    Nor does how a server is reached, so that one that died may come back elsewhere.
     """
     source = Code()
+    if init.get("server") is not None:
+        served = init["server"].model_dump(include={"model", "protocol"})
+        init = {**init, "server": served}
     config = init["adapter"]["config"]
     plain = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
     init = {**init, "adapter": {**init["adapter"], "config": plain}}
@@ -420,6 +426,11 @@ def _scored(prompts: pd.DataFrame) -> pd.DataFrame:
     return scored.sort_values([N_TOKENS, SAMPLE_ID], ascending=False)
 
 
+def _mean(matrix: np.ndarray) -> np.ndarray:
+    """Return the mean row, summed in float64: there may be millions."""
+    return matrix.mean(axis=0, dtype=np.float64)
+
+
 def _of_split(gradients: Matrix, prompts: pd.DataFrame, split: str) -> Matrix:
     """Return the rows of a split; of all rows no copy, they may be a memory map."""
     own = np.isin(gradients[SAMPLE_ID], prompts.loc[prompts[SPLIT] == split, SAMPLE_ID])
@@ -428,12 +439,15 @@ def _of_split(gradients: Matrix, prompts: pd.DataFrame, split: str) -> Matrix:
     return {name: array[own] for name, array in gradients.items()}
 
 
-def _proxy_subset(prompts: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
-    """Draw the prompts that the warm start and the proxy train on."""
+def _proxy_subset(prompts: pd.DataFrame, n: int) -> pd.DataFrame:
+    """Return the prompts that the warm start and the proxy train on: the first drawn.
+
+    A pool that grows keeps them, and with them the proxy and all that it has scored.
+    """
     pool = _pool(prompts)
     if n > len(pool):
         raise InputError(
             f"score.proxy.prompts is {n}, and the pool has {len(pool)}: lower it, or "
             "raise preprocess.pool.train"
         )
-    return pool.sample(n, random_state=seed)
+    return pool.sort_values(DRAW).head(n)
