@@ -1,3 +1,4 @@
+import pytest
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 
@@ -9,17 +10,19 @@ def make_table(execution):
     return 1
 
 
-def test_the_engine_of_batches_makes_no_table_stale():
-    node = Node(make_table, ["params:execution"], "table")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("execution", [{"execution": {"engine": e}} for e in ("local", "ray")]),
+        ("score.memory_gb", [{"score": {"memory_gb": gb}} for gb in (1.0, 2.0)]),
+    ],
+)
+def test_where_and_how_much_at_once_makes_no_table_stale(name, values):
+    node = Node(make_table, [f"params:{name}"], "table")
     keys = {
-        Graph(
-            DataCatalog(),
-            makers_of([Pipeline([node])]),
-            {"execution": {"engine": engine}},
-            Hashes(),
-        )
+        Graph(DataCatalog(), makers_of([Pipeline([node])]), parameters, Hashes())
         .origin("table")
         .key
-        for engine in ("local", "ray")
+        for parameters in values
     }
     assert len(keys) == 1

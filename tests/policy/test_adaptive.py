@@ -59,14 +59,15 @@ def test_what_is_refused(changed, said):
         AdaptiveParams(**GIVEN | changed)
 
 
-def test_a_first_round_beyond_the_most_is_refused(parameters):
+def test_a_first_round_of_all_rollouts_is_refused(parameters):
     given = deepcopy(parameters)
-    given["score"]["probe"] |= {"adaptive": GIVEN, "rollouts": 4}
+    given["score"]["probe"] |= {"adaptive": GIVEN, "rollouts": 5}
     assert check_parameters(given).score.probe.adaptive == AdaptiveParams(**GIVEN)
-    given["score"]["probe"]["rollouts"] = 3
+    given["score"]["probe"]["rollouts"] = 4
     with pytest.raises(InputError) as raised:
         check_parameters(given)
     assert str(raised.value) == (
         "score.probe.adaptive.first is 4, and score.probe.rollouts, which is the most "
-        "of a sample, 3: lower the one or raise the other"
+        "of a sample, 4, so that nothing could be spared: raise score.probe.rollouts, "
+        "such as to 16, or lower the other"
     )

@@ -41,8 +41,8 @@ _APART = {
 # Which engine reads a file does not change what it reads.
 _OF_ENGINES = {"connection", "credentials"}
 
-# Where work is carried out does not change what comes out.
-_OF_EXECUTION = "params:execution"
+# Where work is carried out, and how much of it at once, changes nothing but rounding.
+_OF_EXECUTION = {"params:execution", "params:score.memory_gb"}
 
 # What is said of the content of a dataset that has no file.
 NO_FILE = "no file"
@@ -336,7 +336,7 @@ class Graph:
         params = {
             each: self._parameter(each)
             for each in node.inputs
-            if is_parameter(each) and each != _OF_EXECUTION
+            if is_parameter(each) and each not in _OF_EXECUTION
         }
         tables = [each for each in node.inputs if not is_parameter(each)]
         known = {} if record is None else record.own.sources

@@ -199,6 +199,7 @@ def probe_rewards(
                 len(items),
                 memory_gb,
             ),
+            len(scored),
             memory_gb,
         )
     tables = map_batches(
@@ -212,6 +213,9 @@ def probe_rewards(
         execution=execution,
     )
     table = in_order(tables).to_pandas()
+    if probe.adaptive is not None:
+        most = len(scored) * probe.rollouts
+        logger.info("probe_rewards: %d of %d rollouts written", len(table), most)
     key = [SAMPLE_ID, ROLLOUT]
     return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD, FAILURE]]
 
@@ -264,6 +268,7 @@ def collect_gradients(
                 gradient.dimensions,
                 memory_gb,
             ),
+            len(scored),
             memory_gb,
         )
         init = {
@@ -406,10 +411,14 @@ def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> 
     )
 
 
-def _told(label: str, n: int, memory_gb: float) -> int:
-    """Log how many prompts are worked on at once, and return it."""
-    logger.info("%s: %d prompts at once, within %g GB", label, n, memory_gb)
-    return n
+def _told(label: str, fit: int, n: int, memory_gb: float) -> int:
+    """Log how many of n prompts are worked on at once, and return it."""
+    if fit == 1:
+        logger.info("%s: one prompt at once, by score.memory_gb %g", label, memory_gb)
+    else:
+        at_once = min(fit, n)
+        logger.info("%s: %d prompts at once, within %g GB", label, at_once, memory_gb)
+    return min(fit, n)
 
 
 def _pool(prompts: pd.DataFrame) -> pd.DataFrame:

@@ -40,12 +40,13 @@ class ProbeParams(Params):
 
     @model_validator(mode="after")
     def begin_below_the_most(self) -> Self:
-        """Refuse a first round of more rollouts than there may be."""
-        if self.adaptive is not None and self.adaptive.first > self.rollouts:
+        """Refuse a first round of all the rollouts that there may be."""
+        if self.adaptive is not None and self.adaptive.first >= self.rollouts:
             raise InputError(
                 f"score.probe.adaptive.first is {self.adaptive.first}, and "
                 f"score.probe.rollouts, which is the most of a sample, "
-                f"{self.rollouts}: lower the one or raise the other"
+                f"{self.rollouts}, so that nothing could be spared: raise "
+                "score.probe.rollouts, such as to 16, or lower the other"
             )
         return self
 
