@@ -413,12 +413,12 @@ def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> 
 
 def _told(label: str, fit: int, n: int, memory_gb: float) -> int:
     """Log how many of n prompts are worked on at once, and return it."""
+    at_once = min(fit, n)
     if fit == 1:
         logger.info("%s: one prompt at once, by score.memory_gb %g", label, memory_gb)
     else:
-        at_once = min(fit, n)
         logger.info("%s: %d prompts at once, within %g GB", label, at_once, memory_gb)
-    return min(fit, n)
+    return at_once
 
 
 def _pool(prompts: pd.DataFrame) -> pd.DataFrame:
