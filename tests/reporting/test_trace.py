@@ -202,7 +202,7 @@ def test_a_test_sample_is_ranked_and_nothing_else():
     ) in trace
 
 
-@pytest.mark.parametrize("name", [*MADE_BY.keys() - {"prompts", "scores"}])
+@pytest.mark.parametrize("name", sorted(MADE_BY.keys() - {"prompts", "scores"}))
 def test_a_table_that_is_not_there_names_the_command_that_makes_it(name):
     tables = make_tables()
     del tables[name]
