@@ -17,7 +17,7 @@ run: $(READY) ## Run every pipeline on the embedded default and print the result
 	@$(BIN)/kedro run
 
 test: $(DEV) ## Run every test
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(DEV) ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -382,7 +382,7 @@ def proxy(
     """
     from trl import GRPOTrainer
 
-    from minirec.columns import SAMPLE_ID
+    from minirec.columns import MEAN_REWARD, SAMPLE_ID, STAGE
     from minirec.training import packed_trainer
     from minirec.training.grpo import train_adapter
 
@@ -393,28 +393,30 @@ def proxy(
             return timed(times, "proxy", lambda: super(Ours, self).train(*args))
 
     class Plain(GRPOTrainer):
-        def __init__(self, *args: Any, rollout_func: Any = None, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            ours = ("rollout_func", "order", "n")
+            theirs = {name: v for name, v in kwargs.items() if name not in ours}
+            super().__init__(*args, **theirs)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             return timed(times, "plain proxy", lambda: super(Plain, self).train(*args))
 
     settings = params.score.proxy
-    order = pool[SAMPLE_ID].tolist()[: n_steps * settings.prompts_per_step]
+    first = pool[[SAMPLE_ID]].head(n_steps * settings.prompts_per_step)
     names = ("items", "item_embeddings", "policy_model", "encoder_model")
     try:
         for trainer in [Ours, Plain] * repeats:
             packed_trainer.PackedGRPOTrainer = trainer  # type: ignore[misc]
             train_adapter(
                 tables["initial_adapter"],
-                order,
-                [0] * len(order),
+                first.assign(**{STAGE: 0, MEAN_REWARD: np.nan}),
                 pool,
                 *(tables[name] for name in names),
                 params.policy,
                 params.ranking,
                 settings.grpo,
                 settings.prompts_per_step,
+                None,
                 params.seed,
                 "proxy",
             )

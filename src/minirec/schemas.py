@@ -184,6 +184,7 @@ class Consumed(pa.DataFrameModel):
     position: Series[int] = pa.Field(unique=True, ge=0)
     step: Series[int] = pa.Field(ge=0, description="the generation it belonged to")
     sample_id: Series[int]
+    stage: Series[int] = pa.Field(ge=0, description="of the curriculum")
     padding: Series[bool] = pa.Field(description="repeated to fill the last step")
 
 

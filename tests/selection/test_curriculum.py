@@ -6,9 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minirec.errors import InputError
-from minirec.selection.curriculum import order_in_groups, order_in_stages, stage_of
+from minirec.selection.curriculum import (
+    order_in_groups,
+    order_in_stages,
+    order_shuffled,
+    order_sorted,
+    stage_of,
+)
 
 ORDERS = [order_in_groups, order_in_stages]
+ALL_ORDERS = [*ORDERS, order_sorted, order_shuffled]
 IDS = np.array([10, 20, 30, 40, 50])
 REWARDS = np.array([0.5, 0.1, 0.4, 0.2, 0.3])
 
@@ -50,7 +57,15 @@ def test_one_stage_is_the_shuffle_and_one_group_is_sorted():
     assert order_in_groups(IDS, REWARDS, 1, 7).tolist() == [10, 30, 50, 40, 20]
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@given(curricula())
+def test_sorted_and_shuffled_are_the_two_ends_of_stages(curriculum):
+    ids, rewards, n_stages, seed = curriculum
+    for order, as_stages in ((order_sorted, len(ids)), (order_shuffled, 1)):
+        ends = order_in_stages(ids, rewards, as_stages, seed)
+        assert order(ids, rewards, n_stages, seed).tolist() == ends.tolist()
+
+
+@pytest.mark.parametrize("order", ALL_ORDERS)
 @given(curriculum=curricula())
 def test_every_sample_is_there_once_wherever_it_came_from(order, curriculum):
     ids, rewards, n_stages, seed = curriculum

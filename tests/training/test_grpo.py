@@ -1,5 +1,3 @@
-import doctest
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +5,18 @@ import torch
 
 from minirec.errors import InputError
 from minirec.policy.loading import get_adapter, load_model, load_tokenizer, new_adapter
-from minirec.policy.params import GRPOParams
+from minirec.policy.params import GRPOParams, PaceParams
 from minirec.policy.rewards import Tasks
 from minirec.policy.text import Catalogue, TextPolicy
 from minirec.ranking.encoder import encode, load_encoder
-from minirec.training import grpo
-from minirec.training.grpo import pad_to_steps, train_grpo
+from minirec.selection.curriculum import (
+    order_in_groups,
+    order_in_stages,
+    order_shuffled,
+    order_sorted,
+    stage_of,
+)
+from minirec.training.grpo import train_adapter, train_grpo
 
 PARAMS = GRPOParams(learning_rate=0.01, num_generations=3, beta=0.0)
 
@@ -61,34 +65,96 @@ def reciprocal(ranks, scores, targets):
     return 1 / (1 + ranks)
 
 
-def train(learner, prompts, items, reward=reciprocal, order=(12, 4, 9, 15, 7, 9), n=5):
-    tasks = Tasks(prompts, items)
-    return train_grpo(
-        learner, order, n, prompts, tasks, reward, PARAMS, 2, seed=3, label="test"
+@pytest.fixture(scope="module")
+def curriculum():
+    return pd.DataFrame(
+        {
+            "sample_id": [12, 4, 9, 15, 7],
+            "stage": [0, 0, 1, 1, 1],
+            "mean_reward": [0.5, 0.4, 0.3, 0.2, 0.1],
+        }
     )
 
 
-def test_the_order_consumed_is_the_order_given(learner, prompts, items):
-    training = train(learner(), prompts, items)
+def train(learner, curriculum, prompts, items, reward=reciprocal, pace=None):
+    return train_grpo(
+        learner,
+        curriculum,
+        prompts,
+        Tasks(prompts, items),
+        reward,
+        PARAMS,
+        prompts_per_step=2,
+        pace=pace,
+        seed=3,
+        label="test",
+    )
+
+
+@pytest.mark.parametrize(
+    "order", [order_in_groups, order_in_stages, order_sorted, order_shuffled]
+)
+def test_every_order_is_consumed_as_it_is(learner, curriculum, prompts, items, order):
+    ids = order(curriculum["sample_id"], curriculum["mean_reward"], 2, seed=1)
+    ordered = pd.DataFrame({"sample_id": ids, "stage": stage_of(5, 2)})
+    training = train(learner(), ordered.assign(mean_reward=0.1), prompts, items)
+    padded = [*ids, ids[2]]  # the first of the last stage
+    assert training.consumed["sample_id"].tolist() == padded
+
+
+def test_the_order_consumed_is_the_curriculum_s(learner, curriculum, prompts, items):
+    training = train(learner(), curriculum, prompts, items)
     assert training.consumed.to_dict("list") == {
         "position": [0, 1, 2, 3, 4, 5],
         "step": [0, 0, 1, 1, 2, 2],
         "sample_id": [12, 4, 9, 15, 7, 9],
+        "stage": [0, 0, 1, 1, 1, 1],
         "padding": [False] * 5 + [True],
     }
     assert training.log["step"].tolist() == [1, 2, 3]
 
 
-def test_an_incomplete_step_is_noticed(learner, prompts, items):
-    with pytest.raises(RuntimeError, match=r"\[12, 4\] instead of \[12, 4, 9\]"):
-        train(learner(), prompts, items, order=(12, 4, 9), n=3)
+@pytest.mark.parametrize(
+    ("earned", "consumed"),
+    [
+        # 0.2 more than the 0.45 expected: but a step is drawn before the last one's
+        # reward is known, so that stage 0 is drawn from twice
+        (0.65, [12, 4, 12, 4, 9, 15]),
+        # never: stage 0 gives way after its three passes
+        (0.64, [12, 4, 12, 4, 12, 4]),
+    ],
+)
+def test_a_harder_stage_opens_as_the_reward_rises(
+    learner, curriculum, prompts, items, earned, consumed
+):
+    pace = PaceParams(rise=0.2 - 1e-9, window=2, max_passes=3)
+
+    def constant(ranks, scores, targets):
+        return np.full(len(ranks), earned)
+
+    training = train(learner(), curriculum, prompts, items, constant, pace)
+    assert training.consumed["sample_id"].tolist() == consumed
 
 
-def test_equal_seeds_give_equal_adapters(learner, prompts, items):
+def test_a_pace_that_no_stage_can_fill_is_told_before_anything_is_loaded(curriculum):
+    unread = ("adapter", "prompts", "items", "item_embeddings", "policy_model")
+    unread += ("encoder_model", "policy", "ranking", "grpo", "label")
+    pace = PaceParams(rise=0.1, window=5, max_passes=2)
+    with pytest.raises(InputError, match="window is 5, and a stage draws 4 prompts"):
+        train_adapter(
+            curriculum=curriculum,
+            prompts_per_step=2,
+            pace=pace,
+            seed=3,
+            **dict.fromkeys(unread),
+        )
+
+
+def test_equal_seeds_give_equal_adapters(learner, curriculum, prompts, items):
     one, same = learner(), learner()
     before = get_adapter(one.lm)["tensors"]
-    train(one, prompts, items)
-    train(same, prompts, items)
+    train(one, curriculum, prompts, items)
+    train(same, curriculum, prompts, items)
     after, again = get_adapter(one.lm)["tensors"], get_adapter(same.lm)["tensors"]
     assert all(torch.equal(after[name], again[name]) for name in after)
     assert any(not torch.equal(after[name], before[name]) for name in after)
@@ -101,16 +167,17 @@ def test_training_raises_the_reward(learner, prompts, items):
     def nearness(ranks, scores, targets):
         return scores[:, 2]
 
-    unmasked = prompts.assign(seen_item_id=[[]] * len(prompts))
+    many = pd.concat([prompts.head(4)] * 40, ignore_index=True)
+    unmasked = many.assign(sample_id=many.index, seen_item_id=[[]] * len(many))
     training = train_grpo(
         policy,
-        order=(4, 7, 9, 12) * 40,
-        n_samples=160,
+        curriculum=unmasked[["sample_id"]].assign(stage=0, mean_reward=0.0),
         prompts=unmasked,
         tasks=Tasks(unmasked, items),
         reward=nearness,
         grpo=GRPOParams(learning_rate=0.02, num_generations=8, beta=0.0),
         prompts_per_step=4,
+        pace=None,
         seed=3,
         label="test",
     )
@@ -128,19 +195,7 @@ def test_training_raises_the_reward(learner, prompts, items):
     ],
 )
 def test_a_reward_that_returns_rubbish_stops_training(
-    learner, prompts, items, value, message
+    learner, curriculum, prompts, items, value, message
 ):
     with pytest.raises(InputError, match=message):
-        train(learner(), prompts, items, reward=value)
-
-
-def test_a_full_last_step_needs_no_padding():
-    assert pad_to_steps([5, 6], stages=[0, 1], prompts_per_step=2) == [5, 6]
-
-
-def test_padding_repeats_a_short_last_stage():
-    assert pad_to_steps([5, 6, 7], [0, 0, 1], prompts_per_step=5) == [5, 6, 7, 7, 7]
-
-
-def test_examples():
-    assert doctest.testmod(grpo).failed == 0
+        train(learner(), curriculum, prompts, items, reward=value)

@@ -213,3 +213,11 @@ class GRPOParams(Params):
     def config(self) -> dict[str, Any]:
         """Return them as keyword arguments."""
         return self.model_dump()
+
+
+class PaceParams(Params):
+    """When a stage of the curriculum gives way to the next, harder one."""
+
+    rise: float = Field(ge=0)
+    window: int = Field(ge=1)
+    max_passes: int = Field(ge=1)

@@ -1,6 +1,10 @@
 """In what order the chosen samples are trained on: easy first, hard last.
 
-Both orders start from the same shuffle: samples in ascending id, shuffled by
+An order is a plain function ``f(sample_id, mean_reward, n_stages, seed) -> sample
+ids``, named by dotted path in ``select.curriculum.order``; where it ends one stage and
+begins the next, `stage_of` says.
+
+All orders here start from the same shuffle: samples in ascending id, shuffled by
 ``random.Random(seed)``. So they depend on the seed and on which samples there are, not
 on the order in which they come. Samples of equal mean reward stay as shuffled.
 """
@@ -95,6 +99,77 @@ def order_in_stages(
     stage = np.empty(len(ids), dtype=np.int64)
     stage[np.argsort(-rewards, kind="stable")] = stage_of(len(ids), n_stages)
     return ids[np.argsort(stage, kind="stable")]
+
+
+def order_sorted(
+    sample_id: ArrayLike, mean_reward: ArrayLike, n_stages: int, seed: int
+) -> NDArray[np.int64]:
+    """Order samples from easy to hard, nothing left to chance but ties.
+
+    Source: curriculum learning in its plain form (Bengio et al., ICML 2009).
+
+    Parameters
+    ----------
+    sample_id
+        (N,) ids, each once.
+    mean_reward
+        (N,) mean reward of each; higher is easier.
+    n_stages
+        Makes no difference to the order.
+    seed
+        Seed of the shuffle, by which samples of equal reward are ordered.
+
+    Returns
+    -------
+    ndarray
+        (N,) the sample ids, highest mean reward first.
+
+    Raises
+    ------
+    InputError
+        If an id is repeated, or a reward is not finite.
+
+    Examples
+    --------
+    >>> order_sorted([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], n_stages=2, seed=42)
+    array([4, 3, 2, 1])
+    """
+    ids, rewards = _shuffled(sample_id, mean_reward, seed)
+    return ids[np.argsort(-rewards, kind="stable")]
+
+
+def order_shuffled(
+    sample_id: ArrayLike, mean_reward: ArrayLike, n_stages: int, seed: int
+) -> NDArray[np.int64]:
+    """Order samples by chance: training without a curriculum.
+
+    Parameters
+    ----------
+    sample_id
+        (N,) ids, each once.
+    mean_reward
+        (N,) mean reward of each; makes no difference.
+    n_stages
+        Makes no difference to the order.
+    seed
+        Seed of the shuffle.
+
+    Returns
+    -------
+    ndarray
+        (N,) the sample ids, shuffled.
+
+    Raises
+    ------
+    InputError
+        If an id is repeated, or a reward is not finite.
+
+    Examples
+    --------
+    >>> order_shuffled([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], n_stages=2, seed=42)
+    array([3, 2, 4, 1])
+    """
+    return _shuffled(sample_id, mean_reward, seed)[0]
 
 
 def stage_of(n: int, n_stages: int) -> NDArray[np.int64]:

@@ -1,20 +1,21 @@
-"""GRPO through TRL, on prompts in a given order, to the last one."""
+"""GRPO through TRL, on a curriculum, to its last prompt."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from minirec.columns import POSITION, PROMPT, SAMPLE_ID
+from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
 from minirec.functions import function_at
 from minirec.policy.loading import get_adapter
 from minirec.policy.rewards import Tasks, reward_completions
 from minirec.policy.rollouts import TRAINING, sample_completions
 from minirec.policy.text import TextPolicy, load_catalogue, load_policy
+from minirec.training.order import check_pace, draw
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
     from trl import GRPOTrainer
 
-    from minirec.policy.params import GRPOParams, PolicyParams, RankingParams
+    from minirec.policy.params import (
+        GRPOParams,
+        PaceParams,
+        PolicyParams,
+        RankingParams,
+    )
     from minirec.types import Adapter, Matrix, Model
 
 
@@ -33,30 +39,9 @@ class Training(NamedTuple):
     consumed: pd.DataFrame  # table `consumed`
 
 
-def pad_to_steps(
-    sample_ids: Sequence[int], stages: Sequence[int], prompts_per_step: int
-) -> list[int]:
-    """Fill the last step with samples of the last stage, repeated in their order.
-
-    TRL drops a last step that is not full; in a curriculum those would always be the
-    hardest samples.
-
-    Examples
-    --------
-    >>> pad_to_steps([7, 3, 9], stages=[0, 1, 1], prompts_per_step=2)
-    [7, 3, 9, 3]
-    """
-    missing = -len(sample_ids) % prompts_per_step
-    last = [
-        s for s, stage in zip(sample_ids, stages, strict=True) if stage == stages[-1]
-    ]
-    return [*sample_ids, *(last[i % len(last)] for i in range(missing))]
-
-
 def train_adapter(
     adapter: Adapter,
-    sample_ids: Sequence[int],
-    stages: Sequence[int],
+    curriculum: pd.DataFrame,
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     item_embeddings: Matrix,
@@ -66,6 +51,7 @@ def train_adapter(
     ranking: RankingParams,
     grpo: GRPOParams,
     prompts_per_step: int,
+    pace: PaceParams | None,
     seed: int,
     label: str,
 ) -> tuple[Adapter, Training]:
@@ -75,30 +61,33 @@ def train_adapter(
     ----------
     adapter
         Where training starts.
-    sample_ids, stages
-        The samples in the order of training, and the stage of each; a last step that
-        is not full is filled by `pad_to_steps`.
-    prompts, items, item_embeddings
-        The tables of these names; ``prompts`` holds all of ``sample_ids``.
+    curriculum, prompts, items, item_embeddings
+        The tables of these names; ``prompts`` holds all samples of ``curriculum``.
     policy_model, encoder_model
         As the catalog gives them.
-    policy, ranking, grpo, prompts_per_step, seed
+    policy, ranking, grpo, prompts_per_step, pace, seed
         Parameters.
     label
         What the progress bar says.
+
+    Raises
+    ------
+    InputError
+        If no stage can fill the pace's window, before anything is loaded.
     """
+    check_pace(curriculum[STAGE], pace)
     reward = function_at(ranking.reward, "ranking.reward")
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     learner = load_policy(policy_model, adapter, catalogue, policy)
     training = train_grpo(
         learner,
-        pad_to_steps(sample_ids, stages, prompts_per_step),
-        len(sample_ids),
+        curriculum,
         prompts,
         Tasks(prompts, items),
         reward,
         grpo,
         prompts_per_step,
+        pace,
         seed,
         label,
     )
@@ -107,17 +96,17 @@ def train_adapter(
 
 def train_grpo(
     policy: TextPolicy,
-    order: Sequence[int],
-    n_samples: int,
+    curriculum: pd.DataFrame,
     prompts: pd.DataFrame,
     tasks: Tasks,
     reward: Callable[..., np.ndarray],
     grpo: GRPOParams,
     prompts_per_step: int,
+    pace: PaceParams | None,
     seed: int,
     label: str,
 ) -> Training:
-    """Train the policy's adapter, in place, by one pass over prompts in their order.
+    """Train the policy's adapter, in place, on a curriculum.
 
     Completions come from `sample_completions` and log-probabilities from
     `packed_log_probs`, which both read a prompt once for its whole group; loss,
@@ -127,13 +116,12 @@ def train_grpo(
     ----------
     policy
         Whose adapter is trained.
-    order
-        Sample ids in the order of training, a multiple of ``prompts_per_step``
-        (`pad_to_steps`).
-    n_samples
-        How many of ``order`` are not padding.
+    curriculum
+        Samples in the order of training, with their stages and mean rewards. The
+        steps are as many as its samples fill, the last one with samples of the last
+        stage again.
     prompts
-        Table ``prompts``, which holds every id of ``order``.
+        Table ``prompts``, which holds every sample of ``curriculum``.
     tasks
         Their targets and seen items.
     reward
@@ -142,6 +130,8 @@ def train_grpo(
         TRL's settings.
     prompts_per_step
         Prompts an optimiser step; each has ``grpo.num_generations`` completions.
+    pace
+        Whether stages give way as reward rises, see `minirec.training.order.draw`.
     seed
         Of the draws.
     label
@@ -150,7 +140,7 @@ def train_grpo(
     Raises
     ------
     RuntimeError
-        If TRL consumed the prompts in another order.
+        If TRL consumed the prompts in another order than they were drawn in.
     """
     # rollout_func warns at every start that its interface may change; the pin in
     # pyproject.toml is what guards against that
@@ -160,19 +150,31 @@ def train_grpo(
     from datasets import Dataset
     from minirec.training.packed_trainer import PackedGRPOTrainer
 
-    seen: list[list[int]] = []  # the prompts of each generation, as TRL asked for them
+    ids = curriculum[SAMPLE_ID].tolist()
+    place = {sample_id: i for i, sample_id in enumerate(ids)}
+    n = -(-len(ids) // prompts_per_step) * prompts_per_step
+    drawn: list[int] = []  # samples, as they were drawn; ahead of training by a step
+    seen: list[list[int]] = []  # those of each generation, as TRL asked for them
+    earned: list[tuple[int, float]] = []  # and the mean reward of each
 
-    def earned(
+    def drawing() -> Iterator[int]:
+        stages, expected = curriculum[STAGE], curriculum[MEAN_REWARD]
+        for position in draw(stages, expected, n, pace, earned):
+            drawn.append(ids[position])
+            yield position
+
+    def judge(
         completions: list[str], sample_id: list[int], **_: Any
     ) -> list[float | None]:
-        seen.append(sample_id[:: grpo.num_generations])
+        group = grpo.num_generations
+        seen.append(sample_id[::group])
         outcome = reward_completions(policy, tasks, reward, sample_id, completions)
+        means = outcome.reward.reshape(-1, group).mean(axis=1)
+        earned.extend(zip(map(place.__getitem__, seen[-1]), means, strict=True))
         return outcome.reward.tolist()
 
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
-    data = Dataset.from_dict(
-        {"prompt": [text[s] for s in order], SAMPLE_ID: list(order)}
-    )
+    data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
     with scratch_folder() as folder:
         config = GRPOConfig(
             output_dir=folder,
@@ -189,31 +191,33 @@ def train_grpo(
         )
         trainer = PackedGRPOTrainer(
             model=policy.lm,
-            reward_funcs=earned,
+            reward_funcs=judge,
             args=config,
             train_dataset=data,
             processing_class=policy.tokenizer,
-            rollout_func=_rollouts(policy, order, grpo.num_generations, seed),
+            rollout_func=_rollouts(policy, drawn, grpo.num_generations, seed),
+            order=drawing(),
+            n=n,
         )
         show_progress(trainer, label)
         trainer.train()
     policy.lm.eval()
-    consumed = _consumed(seen, n_samples)
-    if consumed[SAMPLE_ID].tolist() != list(order):
+    consumed = _consumed(seen, curriculum)
+    if consumed[SAMPLE_ID].tolist() != drawn or len(drawn) != n:
         raise RuntimeError(
-            "TRL consumed the prompts in another order than the curriculum's: "
-            f"{consumed[SAMPLE_ID].tolist()} instead of {list(order)}"
+            f"TRL consumed the prompts {consumed[SAMPLE_ID].tolist()}, of {n} that were "
+            f"to be drawn, and these were: {drawn}"
         )
     return Training(_log(trainer.state.log_history), consumed)
 
 
 def _rollouts(
-    policy: TextPolicy, order: Sequence[int], group: int, seed: int
+    policy: TextPolicy, drawn: Sequence[int], group: int, seed: int
 ) -> Callable[..., dict]:
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
         step = trainer.state.global_step
         unique = prompts[::group]  # TRL repeats a prompt for each of its completions
-        ids_of_step = order[step * len(unique) : (step + 1) * len(unique)]
+        ids_of_step = drawn[step * len(unique) : (step + 1) * len(unique)]
         policy.lm.eval()
         completions = sample_completions(
             policy.lm,
@@ -242,13 +246,16 @@ def _rollouts(
     return rollout
 
 
-def _consumed(steps: list[list[int]], n_samples: int) -> pd.DataFrame:
+def _consumed(steps: list[list[int]], curriculum: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         [(step, s) for step, ids in enumerate(steps) for s in ids],
         columns=["step", SAMPLE_ID],
     )
     table.insert(0, POSITION, np.arange(len(table)))
-    return table.assign(padding=table[POSITION] >= n_samples)
+    stage = curriculum.set_index(SAMPLE_ID)[STAGE]
+    return table.assign(
+        stage=table[SAMPLE_ID].map(stage), padding=table[POSITION] >= len(curriculum)
+    )
 
 
 def _log(history: list[dict[str, float]]) -> pd.DataFrame:

@@ -3,10 +3,14 @@
 Imported by the function that trains, since TRL takes seconds to import.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from minirec.policy.packed_rows import packed_log_probs
 
@@ -14,8 +18,29 @@ from minirec.policy.packed_rows import packed_log_probs
 class PackedGRPOTrainer(GRPOTrainer):
     """``GRPOTrainer`` whose log-probabilities come from `packed_log_probs`.
 
-    Loss, sampling, rewards, optimiser and logs are TRL's own.
+    Loss, rewards, optimiser and logs are TRL's own. ``order``, if given, says which
+    rows of the dataset are trained on, one after the other, and ``n`` how many those
+    are; it is asked for a step's rows when the step before last has been trained on.
     """
+
+    def __init__(
+        self, *args: Any, order: Iterator[int] | None = None, n: int = 0, **kwargs: Any
+    ) -> None:
+        self.order, self.n = order, n
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        theirs: Any = super()._get_train_sampler(dataset)
+        if self.order is None:
+            return theirs
+        return _Drawn(
+            self.order,
+            range(self.n),
+            theirs.mini_repeat_count,
+            theirs.batch_size,
+            theirs.repeat_count,
+            shuffle=False,
+        )
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -66,3 +91,17 @@ class PackedGRPOTrainer(GRPOTrainer):
         log_probs = packed.log_prob.new_zeros(shape).index_put(place, packed.log_prob)
         entropies = packed.log_prob.new_zeros(shape).index_put(place, packed.entropy)
         return log_probs, entropies, None
+
+
+class _Drawn(RepeatSampler):
+    """TRL's sampler on rows that are drawn while it runs, each step's when it comes."""
+
+    def __init__(self, order: Iterator[int], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.order = order
+
+    def __iter__(self) -> Iterator[int]:
+        while chunk := list(islice(self.order, self.batch_size)):
+            for _ in range(self.repeat_count):
+                for row in chunk:
+                    yield from [row] * self.mini_repeat_count

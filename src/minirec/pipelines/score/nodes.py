@@ -27,6 +27,7 @@ from minirec.columns import (
     SAMPLE_ID,
     SEEN_ITEM_ID,
     SPLIT,
+    STAGE,
     STD_REWARD,
     TARGET_ITEM_ID,
     TEXT,
@@ -131,8 +132,7 @@ def train_proxy(
     subset = _proxy_subset(prompts, proxy.prompts)
     adapter, training = train_adapter(
         initial_adapter,
-        subset[SAMPLE_ID].tolist(),
-        [0] * len(subset),
+        subset[[SAMPLE_ID]].assign(**{STAGE: 0, MEAN_REWARD: np.nan}),
         subset,
         items,
         item_embeddings,
@@ -142,6 +142,7 @@ def train_proxy(
         ranking,
         proxy.grpo,
         proxy.prompts_per_step,
+        None,
         seed,
         "train_proxy",
     )

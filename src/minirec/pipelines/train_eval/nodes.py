@@ -21,7 +21,6 @@ from minirec.columns import (
     RANK,
     SAMPLE_ID,
     SPLIT,
-    STAGE,
     TEST,
     TOP_ITEM_ID,
     TRAINED,
@@ -54,7 +53,7 @@ def train_policy(
     train: TrainParams,
     seed: int,
 ) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
-    """Train the policy by GRPO on the curriculum, in its order, to the last prompt."""
+    """Train the policy by GRPO on the curriculum, in its order or at its pace."""
     from minirec.training.grpo import train_adapter
 
     ordered = curriculum.sort_values(POSITION)
@@ -66,8 +65,7 @@ def train_policy(
         )
     adapter, training = train_adapter(
         initial_adapter,
-        ordered[SAMPLE_ID].tolist(),
-        ordered[STAGE].tolist(),
+        ordered,
         chosen,
         items,
         item_embeddings,
@@ -77,6 +75,7 @@ def train_policy(
         ranking,
         train.grpo,
         train.prompts_per_step,
+        train.pace,
         seed,
         "train_policy",
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from minirec.policy.params import GRPOParams, Params
+from minirec.policy.params import GRPOParams, PaceParams, Params
 
 
 class TrainParams(Params):
@@ -12,6 +12,7 @@ class TrainParams(Params):
 
     grpo: GRPOParams
     prompts_per_step: int = Field(ge=1)
+    pace: PaceParams | None
 
 
 class EvaluationParams(Params):
