@@ -31,7 +31,7 @@ def test_every_table_and_node_is_drawn_in_its_layer(api):
     assert {
         *("raw_interactions", "build_samples", "render_prompts", "prompts"),
         *("train_proxy", "probe_rewards", "join_scores", "scores"),
-        *("prune_by_reward", "select_diverse", "stage_curriculum", "curriculum"),
+        *("prune_by_reward", "select_samples", "stage_curriculum", "curriculum"),
         *("train_policy", "policy_adapter", "rankings", "metrics"),
     } <= names
     assert drawn["layers"] == LAYERS

@@ -34,6 +34,7 @@ REPRESENTATIVENESS = "representativeness"
 VALUE = "value"
 REASON = "reason"
 STAGE = "stage"
+STRATEGY = "strategy"
 
 METHOD = "method"
 METRIC = "metric"

@@ -159,6 +159,20 @@ class Selection(pa.DataFrameModel):
     value: Series[float] = pa.Field(ge=0)
 
 
+class StrategyPicks(pa.DataFrameModel):
+    """What each of several strategies chooses of the same candidates."""
+
+    # pandera's models have a method of the column's name
+    path: Series[str] = pa.Field(alias="strategy", description="its dotted path")
+    position: Series[int] = pa.Field(ge=0, description="in order of choice, from 0")
+    sample_id: Series[int]
+
+    class Config:
+        """One row a strategy and pick."""
+
+        unique = ("strategy", "position")
+
+
 class Curriculum(pa.DataFrameModel):
     """The chosen samples in the order of training, counted from 0."""
 

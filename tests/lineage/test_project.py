@@ -77,9 +77,13 @@ def test_a_copied_project_is_up_to_date(project, kedro):
     [
         (
             "score.probe.rollouts=8",
-            "`scores` is stale: params:score.probe.rollouts was 4, is 8.",
+            "`gradients` and `scores` are stale: params:score.probe.rollouts was 4, is 8.",
         ),
-        ("seed=7", "`embeddings` and `scores` are stale: params:seed was 42, is 7."),
+        (
+            "seed=7",
+            "`embeddings`, `gradients`, `prompts` and `scores` are stale: params:seed "
+            "was 42, is 7.",
+        ),
     ],
 )
 def test_a_part_refuses_to_read_stale_tables(project, kedro, given, change):

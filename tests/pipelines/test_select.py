@@ -17,6 +17,10 @@ def params(**changes):
         "prune": {"too_easy": 0.9, "too_hard": 0.01, "min_spread": 0.001},
         "strategy": "minirec.selection.strategies.diverse",
         "size": 4,
+        "compare": [
+            "minirec.selection.strategies.highest_reward",
+            "minirec.selection.strategies.longest_history",
+        ],
         "curriculum": {
             "order": "minirec.selection.curriculum.order_in_groups",
             "n_stages": 2,
@@ -41,26 +45,38 @@ def scores():
 
 
 @pytest.fixture
-def embeddings(scores):
+def tables(scores):
+    """What a strategy is given beside the candidates."""
     # of the kept samples 3, 5, 7, 8 those of tests/selection/test_diversity.py
     matrix = [[1, 1], [1, 0], [1, 1], [0.8, 0.6], [0, 1], [-1, 0], [1, 1]]
-    return {
+    both = {
         "sample_id": scores["sample_id"].to_numpy(),
         "matrix": np.array(matrix, np.float32),
     }
+    prompts = pd.DataFrame(
+        {
+            "sample_id": scores["sample_id"],
+            "split": "train",
+            "target_item_id": "a",
+            "seen_item_id": [["a"] * n for n in (9, 2, 9, 3, 1, 4, 9)],
+        }
+    )
+    items = pd.DataFrame({"item_id": ["a"], "popularity": [7]})
+    return {"prompts": prompts, "items": items, "gradients": both, "embeddings": both}
 
 
 @pytest.fixture
 def run(tmp_path):
     """Return a function that runs the pipeline and returns what it wrote."""
 
-    def run(scores, embeddings, select):
+    def run(scores, tables, select):
         inputs = {
             "scores": scores,
-            "embeddings": embeddings,
+            **tables,
             "params:select.prune": select.prune,
             "params:select.strategy": select.strategy,
             "params:select.size": select.size,
+            "params:select.compare": select.compare,
             "params:select.curriculum": select.curriculum,
             "params:seed": 42,
         }
@@ -74,8 +90,8 @@ def run(tmp_path):
     return run
 
 
-def test_the_whole_way_worked_out_by_hand(run, scores, embeddings):
-    candidates, selection, curriculum = run(scores, embeddings, params())
+def test_the_whole_way_worked_out_by_hand(run, scores, tables):
+    candidates, selection, curriculum = run(scores, tables, params())
 
     schemas.Candidates.validate(candidates, lazy=True)
     assert dict(zip(candidates["sample_id"], candidates["reason"], strict=True)) == {
@@ -105,23 +121,23 @@ def test_the_whole_way_worked_out_by_hand(run, scores, embeddings):
     }
 
 
-def test_equal_seeds_give_equal_tables(run, scores, embeddings):
+def test_equal_seeds_give_equal_tables(run, scores, tables):
     drawn = params(strategy="minirec.selection.strategies.random", size=3)
     for first, second in zip(
-        run(scores, embeddings, drawn), run(scores, embeddings, drawn), strict=True
+        run(scores, tables, drawn), run(scores, tables, drawn), strict=True
     ):
         pd.testing.assert_frame_equal(first, second)
 
 
-def test_more_picks_than_kept_samples(run, scores, embeddings):
+def test_more_picks_than_kept_samples(run, scores, tables):
     with pytest.raises(InputError, match=r"select.size asks for 5 .* candidates \(4\)"):
-        run(scores, embeddings, params(size=5))
+        run(scores, tables, params(size=5))
 
 
-def test_pruning_that_leaves_nothing(run, scores, embeddings):
+def test_pruning_that_leaves_nothing(run, scores, tables):
     prune = {"too_easy": None, "too_hard": 0.99, "min_spread": None}
     with pytest.raises(InputError, match=r"mean rewards run from 0 to 0\.95"):
-        run(scores, embeddings, params(prune=prune))
+        run(scores, tables, params(prune=prune))
 
 
 @pytest.mark.parametrize(
@@ -135,24 +151,58 @@ def test_pruning_that_leaves_nothing(run, scores, embeddings):
     ],
 )
 def test_the_answer_of_a_strategy_is_checked(
-    scores, embeddings, monkeypatch, answer, message
+    scores, tables, monkeypatch, answer, message
 ):
     monkeypatch.setattr(nodes, "function_at", lambda *_: lambda *_: answer)
     candidates = nodes.prune_by_reward(scores, params().prune)
     path = params().strategy
     with pytest.raises(InputError, match=f"select.strategy minirec.*{message}"):
-        nodes.select_diverse(candidates, embeddings, path, size=4, seed=0)
+        nodes.select_samples(candidates, **tables, strategy=path, size=4, seed=0)
 
 
-def test_the_answer_of_an_order_is_checked(run, scores, embeddings, monkeypatch):
-    _, selection, _ = run(scores, embeddings, params())
+def test_strategies_choose_of_the_same_kept_samples(scores, tables):
+    candidates = nodes.prune_by_reward(scores, params().prune)
+    picks = nodes.compare_strategies(
+        candidates, **tables, compare=params().compare, size=2, seed=0
+    )
+
+    schemas.StrategyPicks.validate(picks, lazy=True)
+    first, second = params().compare
+    assert picks.to_dict("list") == {
+        "strategy": [first, first, second, second],
+        "position": [0, 1, 0, 1],
+        "sample_id": [8, 5, 8, 5],
+    }
+
+
+def test_without_strategies_to_compare_the_table_is_empty(scores, tables):
+    candidates = nodes.prune_by_reward(scores, params().prune)
+    picks = nodes.compare_strategies(candidates, **tables, compare=[], size=2, seed=0)
+
+    schemas.StrategyPicks.validate(picks, lazy=True)
+    assert picks.empty
+
+
+def test_the_strategy_that_fails_is_named(scores, tables, monkeypatch):
+    monkeypatch.setattr(nodes, "function_at", lambda *_: lambda *_: [3])
+    candidates = nodes.prune_by_reward(scores, params().prune)
+    with pytest.raises(
+        InputError, match=r"select\.compare minirec\.\S+reward returned"
+    ):
+        nodes.compare_strategies(
+            candidates, **tables, compare=params().compare, size=2, seed=0
+        )
+
+
+def test_the_answer_of_an_order_is_checked(run, scores, tables, monkeypatch):
+    _, selection, _ = run(scores, tables, params())
     monkeypatch.setattr(nodes, "function_at", lambda *_: lambda ids, *_: ids[:2])
     with pytest.raises(InputError, match=r"select.curriculum.order .* 4 sample ids"):
         nodes.stage_curriculum(selection, scores, params().curriculum, seed=0)
 
 
-def test_a_selection_from_another_pool_is_refused(run, scores, embeddings):
-    _, selection, _ = run(scores, embeddings, params())
+def test_a_selection_from_another_pool_is_refused(run, scores, tables):
+    _, selection, _ = run(scores, tables, params())
     with pytest.raises(InputError, match="selection holds samples that scores"):
         nodes.stage_curriculum(selection, scores.iloc[:3], params().curriculum, seed=0)
 
@@ -163,6 +213,12 @@ def test_a_selection_from_another_pool_is_refused(run, scores, embeddings):
         ({"size": 0}, "size"),
         ({"sise": 3}, "sise"),
         ({"strategy": "no.such"}, "select.strategy is 'no.such'"),
+        ({"compare": ["no.such"]}, "select.compare is 'no.such'"),
+        ({"compare": ["math.pi"]}, "select.compare is 'math.pi'"),
+        (
+            {"compare": ["math.exp", "math.log", "math.exp"]},
+            "select.compare names math.exp 2 times",
+        ),
         ({"size": 1}, "select.curriculum.n_stages is 2 for select.size 1"),
         (
             {"curriculum": {"order": "math.pi", "n_stages": 1}},
@@ -191,11 +247,24 @@ def test_the_parameters_of_the_project_are_valid(parameters):
     ("parameter", "untouched"),
     [
         ("select.prune", set()),
-        ("select.strategy", {"prune_by_reward"}),
+        (
+            "select.strategy",
+            {"prune_by_reward", "compare_strategies", "plot_overlap"},
+        ),
         ("select.size", {"prune_by_reward"}),
         (
+            "select.compare",
+            {
+                *("prune_by_reward", "select_samples", "stage_curriculum"),
+                *("plot_rewards", "plot_selection"),
+            },
+        ),
+        (
             "select.curriculum",
-            {"prune_by_reward", "select_diverse", "plot_rewards", "plot_selection"},
+            {
+                *("prune_by_reward", "select_samples", "compare_strategies"),
+                *("plot_rewards", "plot_selection", "plot_overlap"),
+            },
         ),
     ],
 )

@@ -3,11 +3,12 @@ import pytest
 
 from minirec.reporting.figures import (
     plot_metrics,
+    plot_overlap,
     plot_prompts,
     plot_rewards,
     plot_selection,
 )
-from minirec.schemas import Candidates, Metrics, Selection
+from minirec.schemas import Candidates, Metrics, Selection, StrategyPicks
 
 
 @pytest.fixture
@@ -106,3 +107,30 @@ def test_every_axis_says_what_it_measures(prompts, candidates, selection):
         assert layout.title.text
         assert layout.xaxis.title.text
         assert layout.yaxis.title.text
+
+
+def test_the_overlap_is_the_share_of_picks_in_common(candidates):
+    ours, mine = "minirec.selection.strategies.random", "mine.choose"
+    picks = StrategyPicks.validate(
+        pd.DataFrame(
+            {
+                "strategy": [ours, mine, ours, mine, "other.f", "other.f"],
+                "position": [0, 0, 1, 1, 0, 1],
+                "sample_id": [3, 5, 5, 3, 3, 8],
+            }
+        )
+    )
+    figure = plot_overlap(picks, pd.concat([candidates] * 2))
+
+    (drawn,) = figure.data
+    assert list(drawn.x) == list(drawn.y) == ["random", mine, "other.f"]
+    assert [list(row) for row in drawn.z] == [[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]]
+    # 2 picks of the 4 that are kept
+    assert drawn.colorbar.ticktext[1] == "chance: 50%"
+
+
+def test_no_strategies_to_compare_are_no_error(candidates):
+    nothing = pd.DataFrame({"strategy": [], "position": [], "sample_id": []})
+    figure = plot_overlap(nothing, candidates)
+    assert not figure.data
+    assert figure.layout.title.text.startswith("No strategies to compare")

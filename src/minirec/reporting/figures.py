@@ -189,3 +189,56 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             "test split, with bootstrap intervals"
         },
     )
+
+
+def plot_overlap(strategy_picks: pd.DataFrame, candidates: pd.DataFrame) -> go.Figure:
+    """Draw the share of picks that each two strategies have in common, as a matrix.
+
+    Two random choices of k among N candidates share k/N of their picks on average; the
+    colour bar marks it.
+
+    Parameters
+    ----------
+    strategy_picks
+        A table of `minirec.schemas.StrategyPicks`.
+    candidates
+        A table of `minirec.schemas.Candidates`: the whole pool.
+    """
+    chosen = strategy_picks.groupby("strategy", sort=False)["sample_id"].agg(set)
+    picks = dict(zip(map(str, chosen.index), chosen, strict=True))
+    if not picks:
+        return go.Figure().update_layout(
+            LAYOUT,
+            title={"text": "No strategies to compare: select.compare names none"},
+        )
+    size = len(next(iter(picks.values())))
+    n_kept = int((candidates["reason"] == KEPT).sum())
+    chance = size / n_kept
+    names = [path.removeprefix("minirec.selection.strategies.") for path in picks]
+    figure = go.Figure(
+        go.Heatmap(
+            x=names,
+            y=names,
+            z=[[len(a & b) / size for b in picks.values()] for a in picks.values()],
+            zmin=0,
+            zmax=1,
+            colorscale="Cividis",
+            texttemplate="%{z:.0%}",
+            hovertemplate="%{y} and %{x}: %{z:.1%} of picks<extra></extra>",
+            colorbar={
+                "tickvals": [0, chance, 1],
+                "ticktext": ["0%", f"chance: {chance:.0%}", "100%"],
+            },
+            xgap=1,
+            ygap=1,
+        )
+    )
+    return figure.update_layout(
+        LAYOUT,
+        title={
+            "text": f"Picks in common, of {size} by each strategy<br>among {n_kept} "
+            f"kept samples (by chance: {chance:.0%})"
+        },
+        xaxis={"dtick": 1, "tickangle": -45, "tickfont": {"size": 12}},
+        yaxis={"dtick": 1, "autorange": "reversed", "tickfont": {"size": 12}},
+    )

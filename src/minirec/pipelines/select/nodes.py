@@ -1,5 +1,6 @@
 """From scores to the curriculum: tables in, tables out."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from minirec.columns import (
     SAMPLE_ID,
     STAGE,
     STD_REWARD,
+    STRATEGY,
     VALUE,
 )
 from minirec.errors import InputError
@@ -21,6 +23,9 @@ from minirec.functions import function_at
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
+from minirec.types import Matrix
+
+logger = logging.getLogger(__name__)
 
 
 def prune_by_reward(scores: pd.DataFrame, prune: PruneParams) -> pd.DataFrame:
@@ -30,9 +35,12 @@ def prune_by_reward(scores: pd.DataFrame, prune: PruneParams) -> pd.DataFrame:
     return scores.assign(**{REASON: reasons.astype(object)})
 
 
-def select_diverse(
+def select_samples(
     candidates: pd.DataFrame,
-    embeddings: dict[str, np.ndarray],
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    gradients: Matrix,
+    embeddings: Matrix,
     strategy: str,
     size: int,
     seed: int,
@@ -44,19 +52,45 @@ def select_diverse(
     InputError
         If the strategy does not return so many different samples, all of them kept.
     """
-    kept = candidates[candidates[REASON] == KEPT].reset_index(drop=True)
-    choose = function_at(strategy, "select.strategy")
-    chosen = _samples_among(
-        choose({"candidates": kept, "embeddings": embeddings}, size, seed),
-        kept[SAMPLE_ID],
-        size,
-        f"select.strategy {strategy}",
-    )
+    tables = _tables(candidates, prompts, items, gradients, embeddings)
+    chosen = _choose(strategy, "select.strategy", tables, size, seed)
+    value = tables["candidates"].set_index(SAMPLE_ID)[VALUE]
     return pd.DataFrame(
         {
             POSITION: np.arange(size),
             SAMPLE_ID: chosen,
-            VALUE: kept.set_index(SAMPLE_ID)[VALUE].reindex(chosen).to_numpy(),
+            VALUE: value.reindex(chosen).to_numpy(),
+        }
+    )
+
+
+def compare_strategies(
+    candidates: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    gradients: Matrix,
+    embeddings: Matrix,
+    compare: list[str],
+    size: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Choose ``size`` of the kept samples by each strategy, of the same tables.
+
+    Raises
+    ------
+    InputError
+        If a strategy does not return so many different samples, all of them kept.
+    """
+    tables = _tables(candidates, prompts, items, gradients, embeddings)
+    chosen: list[NDArray[np.int64]] = []
+    for path in compare:
+        logger.info("compare_strategies: %s", path)
+        chosen.append(_choose(path, "select.compare", tables, size, seed))
+    return pd.DataFrame(
+        {
+            STRATEGY: pd.array(compare, dtype="str").repeat(size),
+            POSITION: np.tile(np.arange(size), len(compare)),
+            SAMPLE_ID: np.array(chosen, dtype=np.int64).ravel(),
         }
     )
 
@@ -96,6 +130,36 @@ def stage_curriculum(
             STAGE: stage_of(len(ids), n_stages),
             MEAN_REWARD: reward.reindex(ordered).to_numpy(),
         }
+    )
+
+
+def _tables(
+    candidates: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    gradients: Matrix,
+    embeddings: Matrix,
+) -> dict[str, Any]:
+    """Return what a strategy is given: see `minirec.selection.strategies`."""
+    return {
+        "candidates": candidates[candidates[REASON] == KEPT].reset_index(drop=True),
+        "prompts": prompts,
+        "items": items,
+        "gradients": gradients,
+        "embeddings": embeddings,
+    }
+
+
+def _choose(
+    path: str, parameter: str, tables: dict[str, Any], size: int, seed: int
+) -> NDArray[np.int64]:
+    """Let the strategy that a parameter names choose, and check its answer."""
+    strategy = function_at(path, parameter)
+    return _samples_among(
+        strategy(tables, size, seed),
+        tables["candidates"][SAMPLE_ID],
+        size,
+        f"{parameter} {path}",
     )
 
 

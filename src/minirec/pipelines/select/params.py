@@ -48,6 +48,7 @@ class SelectParams(Params):
     prune: PruneParams
     strategy: str
     size: int = Field(ge=1)
+    compare: list[str]
     curriculum: CurriculumParams
 
     @field_validator("strategy")
@@ -56,6 +57,19 @@ class SelectParams(Params):
         """Refuse a path that leads to no function."""
         function_at(path, "select.strategy")
         return path
+
+    @field_validator("compare")
+    @classmethod
+    def find_each_strategy_once(cls, paths: list[str]) -> list[str]:
+        """Refuse a path that leads to no function or is there twice."""
+        for path in paths:
+            function_at(path, "select.compare")
+            if paths.count(path) > 1:
+                raise InputError(
+                    f"select.compare names {path} {paths.count(path)} times: name each "
+                    "strategy once"
+                )
+        return paths
 
     @model_validator(mode="after")
     def fill_every_stage(self) -> Self:

@@ -7,6 +7,9 @@ from kedro.pipeline import Node, Pipeline
 from minirec.pipelines.select import nodes
 from minirec.reporting import figures
 
+# what a strategy chooses by
+TABLES = ["candidates", "prompts", "items", "gradients", "embeddings"]
+
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Return the way from scores to the curriculum."""
@@ -19,16 +22,26 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="prune_by_reward",
             ),
             Node(
-                nodes.select_diverse,
+                nodes.select_samples,
                 inputs=[
-                    "candidates",
-                    "embeddings",
+                    *TABLES,
                     "params:select.strategy",
                     "params:select.size",
                     "params:seed",
                 ],
                 outputs="selection",
-                name="select_diverse",
+                name="select_samples",
+            ),
+            Node(
+                nodes.compare_strategies,
+                inputs=[
+                    *TABLES,
+                    "params:select.compare",
+                    "params:select.size",
+                    "params:seed",
+                ],
+                outputs="strategy_picks",
+                name="compare_strategies",
             ),
             Node(
                 nodes.stage_curriculum,
@@ -52,6 +65,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 inputs=["candidates", "selection"],
                 outputs="selection_figure",
                 name="plot_selection",
+            ),
+            Node(
+                figures.plot_overlap,
+                inputs=["strategy_picks", "candidates"],
+                outputs="overlap_figure",
+                name="plot_overlap",
             ),
         ],
         tags="select",
