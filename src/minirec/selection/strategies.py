@@ -247,8 +247,7 @@ def facility_location(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
 
     Cost: a pick changes the gains by the candidates that it is nearest to, and these
     alone are compared with all: O(N^2 d log k) if picks share the candidates evenly,
-    O(N^2 k d) at worst, and N x d float64 numbers of memory, never N x N. At N = 20,000
-    it takes minutes, beyond 100,000 hours.
+    O(N^2 k d) at worst, and N x d float64 numbers of memory, never N x N.
     """
     embeddings = _candidate_rows(tables, "embeddings")
     n, width = embeddings.shape
