@@ -13,6 +13,7 @@ from minirec.commands import kedro_run
             {},
             "kedro run --pipelines preprocess,select --env test",
         ),
+        (["export", "select"], "local", {}, "kedro run --pipelines select,export"),
         (
             ["score"],
             None,

@@ -181,6 +181,7 @@ def test_a_run_that_made_metrics_prints_them_and_the_places(tmp_path, capsys):
         ),
         ({"pipeline_names": ["score"], "to_nodes": ["score"]}, "Wrote scores.\n"),
         ({"pipeline_names": ["train_eval"]}, "Wrote scores.\n"),
+        ({"pipeline_names": ["export"]}, "Wrote scores. Next: docs/export.md\n"),
         ({}, "Wrote scores.\n"),
     ],
 )

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minirec.pipeline_registry import ORDER
+from minirec.pipeline_registry import APART, ORDER
 
 
 def kedro_run(
@@ -16,7 +16,7 @@ def kedro_run(
     Parameters
     ----------
     pipelines
-        Names; one of no pipeline of `ORDER` stands for all.
+        Names; one that is neither of `ORDER` nor of `APART` stands for all.
     run_params
         Kedro's, of the run before.
     options
@@ -29,8 +29,9 @@ def kedro_run(
     """
     wanted = set(pipelines)
     words = ["kedro", "run"]
-    if wanted <= set(ORDER):
-        words += ["--pipelines", ",".join(name for name in ORDER if name in wanted)]
+    known = (*ORDER, *APART)
+    if wanted <= set(known):
+        words += ["--pipelines", ",".join(name for name in known if name in wanted)]
     words += options
     if run_params["env"] not in (None, "local"):
         words += ["--env", run_params["env"]]

@@ -43,6 +43,9 @@ PARTS = (
 # the tables that say how much was done
 WORK = ("rollouts", "rewards", "consumed", "policy_log", "rankings")
 
+# what to read when a pipeline has run that no other follows
+GUIDES = {"export": "docs/export.md"}
+
 # a full disk, a quota, a limit of a file's size, a read-only disk
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -235,8 +238,8 @@ class SummaryHook:
                     name for name in every if saved_by(run_params, catalog, name)
                 ]
             after = following(run_params)
-            command = kedro_run([after], run_params) if after else None
-            line = summary.what_comes_next(written, command)
+            step = kedro_run([after], run_params) if after else guide(run_params)
+            line = summary.what_comes_next(written, step)
             console.print(line, soft_wrap=True)
 
 
@@ -264,3 +267,9 @@ def following(run_params: dict[str, Any]) -> str | None:
     if not names or any(run_params[part] for part in PARTS):
         return None
     return dict(pairwise(ORDER)).get(names[-1])
+
+
+def guide(run_params: dict[str, Any]) -> str | None:
+    """Return what to read about what a run made; None if there is nothing."""
+    names = run_params["pipeline_names"] or ()
+    return next((GUIDES[name] for name in names if name in GUIDES), None)

@@ -6,11 +6,18 @@ from kedro.pipeline.node import Node
 
 ORDER = ("preprocess", "score", "select", "train_eval")
 
+# those that run only by their names, after the ones above
+APART = ("export",)
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline under ``minirec.pipelines``, and all of them as one."""
+    """Return every pipeline under ``minirec.pipelines``, and all of them as one.
+
+    Those of `APART` are no part of that one.
+    """
     pipelines = find_pipelines(raise_errors=True)
-    pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    whole = [pipelines[name] for name in pipelines if name not in APART]
+    pipelines["__default__"] = sum(whole, Pipeline([]))
     return pipelines
 
 
@@ -20,4 +27,4 @@ def pipeline_of(node: Node) -> str:
     Of a pipeline of your own its first tag, or ``other``.
     """
     own = min(node.tags, default="other")
-    return next((name for name in ORDER if name in node.tags), own)
+    return next((name for name in (*ORDER, *APART) if name in node.tags), own)

@@ -237,3 +237,51 @@ class Costs(pa.DataFrameModel):
     seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
     peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
     finished_at: Series[str] = pa.Field(description="ISO 8601, UTC")
+
+
+class ForTRL(pa.DataFrameModel):
+    """The curriculum in its order, as TRL's ``GRPOTrainer`` takes it.
+
+    It hands every column but ``prompt`` on to the reward functions.
+    """
+
+    prompt: Series[str] = pa.Field(description="the whole text that the policy reads")
+    chat: Series[object] = pa.Field(description="its messages, of role and content")
+    n_tokens: Series[int] = pa.Field(gt=0)
+    position: Series[int] = pa.Field(unique=True, ge=0)
+    sample_id: Series[int] = pa.Field(unique=True)
+    stage: Series[int] = pa.Field(ge=0)
+    mean_reward: Series[float] = pa.Field(description="of the proxy; higher is easier")
+    target_item_id: Series[str]
+    target_title: Series[str] = pa.Field(description="as an answer holds it")
+    history_item_id: Series[object] = pa.Field(
+        description="in the prompt, oldest first"
+    )
+    seen_item_id: Series[object] = pa.Field(description="all before the target")
+
+
+class ForVerl(pa.DataFrameModel):
+    """The curriculum in its order, as verl's ``RLHFDataset`` takes it."""
+
+    data_source: Series[str] = pa.Field(eq="minirec")
+    prompt: Series[object] = pa.Field(description="messages, of role and content")
+    ability: Series[str] = pa.Field(eq="recommendation")
+    reward_model: Series[object] = pa.Field(
+        description="style `rule`, and the target's title as ground_truth"
+    )
+    extra_info: Series[object] = pa.Field(
+        description="index (the position), split, and `ForTRL` from n_tokens on"
+    )
+
+
+class ForOpenRLHF(pa.DataFrameModel):
+    """The curriculum in its order, as OpenRLHF's ``PromptDataset`` takes it."""
+
+    prompt: Series[str] = pa.Field(description="the whole text that the policy reads")
+    chat: Series[object] = pa.Field(description="its messages, of role and content")
+    position: Series[int] = pa.Field(unique=True, ge=0)
+    sample_id: Series[int] = pa.Field(unique=True)
+    stage: Series[int] = pa.Field(ge=0)
+    mean_reward: Series[float] = pa.Field(description="of the proxy; higher is easier")
+    datasource: Series[str] = pa.Field(eq="minirec")
+    label: Series[str] = pa.Field(description="JSON of `ForTRL` from position on")

@@ -10,7 +10,9 @@ from minirec.datasets.files import (
     CSVDataset,
     FigureDataset,
     HTMLDataset,
+    JSONLinesDataset,
     ParquetDataset,
+    TextDataset,
 )
 
 TABLE = pd.DataFrame({"sample_id": [1, 2], "seen_item_id": [["a", "b"], []]})
@@ -54,6 +56,29 @@ def test_a_csv_table_comes_back(tmp_path):
     assert text == "method,mean\ntrained,0.5\nnearest,0.25\n"
 
 
+def test_an_object_a_line_comes_back(tmp_path):
+    dataset = JSONLinesDataset(filepath=str(tmp_path / "new" / "table.jsonl"))
+    table = pd.DataFrame(
+        {
+            "text": ["2026-11-23", "Été\n"],
+            "date": ["007", "1e3"],  # a name and values that pandas would convert
+            "chat": [[{"role": "user", "content": "a"}], []],
+            "reward": [0.123456789012345, 1.0],
+        }
+    )
+    dataset.save(table)
+    first, second = (tmp_path / "new" / "table.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(first) == table.iloc[0].to_dict()
+    assert "Été" in second
+    pd.testing.assert_frame_equal(dataset.load(), table, check_dtype=False)
+
+
+def test_a_text_comes_back(tmp_path):
+    dataset = TextDataset(filepath=str(tmp_path / "new" / "text.jinja"))
+    dataset.save("{{ é }}\n\n")
+    assert dataset.load() == "{{ é }}\n\n"
+
+
 def test_a_figure_comes_back(tmp_path):
     dataset = FigureDataset(filepath=str(tmp_path / "new" / "figure.json"))
     dataset.save(FIGURE)
@@ -73,8 +98,10 @@ def test_a_page_comes_back(tmp_path):
         (ParquetDataset, TABLE, pd.DataFrame({"sample_id": [1, "one", object()]})),
         # The first row can be written, so half a file would lie there.
         (CSVDataset, METRICS, pd.DataFrame({"method": ["trained", Unwritable()]})),
+        (JSONLinesDataset, METRICS, pd.DataFrame({"method": [{1: "\udcff"}]})),
         (FigureDataset, FIGURE, go.Figure(layout={"meta": {1, 2}})),
         (HTMLDataset, PAGE, "no character: \udcff"),
+        (TextDataset, PAGE, "no character: \udcff"),
     ],
 )
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
@@ -91,7 +118,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    "dataset", [ParquetDataset, CSVDataset, FigureDataset, HTMLDataset]
+    "dataset",
+    [
+        *(ParquetDataset, CSVDataset, JSONLinesDataset),
+        *(FigureDataset, TextDataset, HTMLDataset),
+    ],
 )
 def test_the_catalog_tells_where_the_file_lies(tmp_path, dataset):
     entry = {

@@ -29,7 +29,12 @@ def test_every_record_is_a_row_in_the_order_of_the_pipelines(load):
     _, lineage = load
     table = lineage()
 
-    assert (table["state"] == "is fresh").all()
+    not_run = table[table["state"] != "is fresh"]
+    assert set(not_run.index) == {
+        *("trl_dataset", "verl_dataset", "openrlhf_dataset", "chat_template")
+    }
+    assert set(not_run["state"]) == {"is missing"}
+    table = table.drop(not_run.index)
     order = list(table.index)
     assert order.index("interactions") < order.index("prompts") < order.index("scores")
     assert table["node"]["scores"] == "join_scores"

@@ -9,7 +9,16 @@ from minirec.errors import InputError
 from minirec.policy import prompts
 from minirec.policy.loading import load_tokenizer
 from minirec.policy.params import PromptParams, read_template
-from minirec.policy.prompts import answer, marks, render_prompts, titles
+from minirec.policy.prompts import (
+    answer,
+    answering_template,
+    marks,
+    messages,
+    read_messages,
+    render_prompts,
+    render_texts,
+    titles,
+)
 
 SHORT = """
 [user]
@@ -347,6 +356,36 @@ def test_an_answer_is_what_stands_before_its_end(completion, title):
 )
 def test_an_answer_stands_behind_the_reasoning(completion, title):
     assert answer(completion, "</answer>", "<answer>") == title
+
+
+HISTORIES = ["A {history}\n{user}", "Été", "a\nb\nc"]
+
+
+def test_messages_come_back_from_the_texts(policy_model, template):
+    tokenizer = load_tokenizer(policy_model)
+    prompt = template(SHORT)
+    texts = render_texts(HISTORIES, tokenizer, prompt)
+    assert read_messages(texts, tokenizer, prompt) == [
+        [{"role": "user", "content": f"Seen:\n{history}\nNext?"}]
+        for history in HISTORIES
+    ]
+
+
+@pytest.mark.parametrize(
+    "begun", ['You\'d "\\n" watch {{ 😀 é\n"', '"', '{reasoning} "']
+)
+@pytest.mark.parametrize("end", ["", "\n", "{% if x %}x{% endif %}\n", "\n\n"])
+def test_a_chat_template_begins_the_answer(policy_model, template, begun, end):
+    tokenizer = load_tokenizer(policy_model)
+    tokenizer.chat_template += end
+    prompt = template(SHORT.replace('"{title}"', f'{begun}{{title}}"'))
+    texts = tokenizer.apply_chat_template(
+        [messages(history, prompt) for history in HISTORIES],
+        chat_template=answering_template(tokenizer, prompt),
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert texts == render_texts(HISTORIES, tokenizer, prompt)
 
 
 def test_examples():

@@ -56,7 +56,7 @@ def learner(policy_model, encoder_model, policy_params, items):
         embeddings = encode(encoder, items["title"].tolist())
         catalogue = Catalogue(encoder, embeddings, np.zeros(len(items)), 0.0)
         policy = new_adapter(lm, policy_params.lora, seed=0)
-        return TextPolicy(policy, tokenizer, catalogue, policy_params)
+        return TextPolicy(catalogue, policy_params, policy, tokenizer)
 
     return make
 

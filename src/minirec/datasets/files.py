@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -100,8 +100,24 @@ class FigureDataset(WholeFile, plotly.JSONDataset):
         path.write_text(data.to_json(**self._save_args), "utf-8")
 
 
-class HTMLDataset(WholeFile, text.TextDataset):
-    """``text.TextDataset`` of a page, that saves in one step and previews a section.
+class JSONLinesDataset(WholeFile, pandas.JSONDataset):
+    """``pandas.JSONDataset`` with an object a line, that saves in one step."""
+
+    # without `dtype`, pandas would make numbers and dates of texts that look like them
+    DEFAULT_LOAD_ARGS: ClassVar = {"lines": True, "dtype": False}
+    DEFAULT_SAVE_ARGS: ClassVar = {
+        "lines": True,
+        "orient": "records",
+        "force_ascii": False,
+        "double_precision": 15,
+    }
+
+    def _write(self, data: pd.DataFrame, path: Path) -> None:
+        data.to_json(path, **self._save_args)
+
+
+class WholeText(WholeFile):
+    """`WholeFile` before a dataset of text, in UTF-8.
 
     Parameters
     ----------
@@ -120,19 +136,26 @@ class HTMLDataset(WholeFile, text.TextDataset):
         version: Version | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        text.TextDataset.__init__(
-            self,
+        super(WholeFile, self).__init__(  # type: ignore[call-arg]
             filepath=filepath,
             version=version,
             fs_args={"open_args_load": {"encoding": "utf-8"}},
             metadata=metadata,
         )
 
+    def _write(self, data: str, path: Path) -> None:
+        path.write_text(data, "utf-8")
+
+
+class TextDataset(WholeText, text.TextDataset):
+    """``text.TextDataset`` that saves in one step."""
+
+
+class HTMLDataset(WholeText, text.TextDataset):
+    """``text.TextDataset`` of a page, that saves in one step and previews a section."""
+
     def preview(self) -> HTMLPreview:
         """Return the page's first ``<section>`` for Kedro-Viz, without its style."""
         _, start, rest = self.load().partition("<section")
         section, end, _ = rest.partition("</section>")
         return HTMLPreview(f"{start}{section}{end}".translate(LOOK_ALIKES))
-
-    def _write(self, data: str, path: Path) -> None:
-        path.write_text(data, "utf-8")

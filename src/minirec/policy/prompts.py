@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -150,15 +151,11 @@ def render_texts(
     InputError
         If the chat template refuses them.
     """
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    # replace, not format: titles and instructions may hold braces
-    chats = [
-        [*system, {"role": "user", "content": prompt.user.replace("{history}", text)}]
-        for text in histories
-    ]
     try:
         rendered = tokenizer.apply_chat_template(
-            chats, tokenize=False, add_generation_prompt=True
+            [messages(text, prompt) for text in histories],
+            tokenize=False,
+            add_generation_prompt=True,
         )
     except TemplateError as error:
         raise InputError(
@@ -167,6 +164,57 @@ def render_texts(
             "policy.prompt.template names, and put the instruction into [user]"
         ) from error
     return [f"{chat}{prompt.answer_start}" for chat in rendered]
+
+
+def messages(history: str, prompt: PromptParams) -> list[dict[str, str]]:
+    """Put the template around a history: what the chat template is given."""
+    # replace, not format: titles and instructions may hold braces
+    user = {"role": "user", "content": prompt.user.replace("{history}", history)}
+    if prompt.system:
+        return [{"role": "system", "content": prompt.system}, user]
+    return [user]
+
+
+def read_messages(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt: PromptParams
+) -> list[list[dict[str, str]]]:
+    """Find the messages of N rendered prompts: `render_texts`, the other way round.
+
+    Raises
+    ------
+    InputError
+        If the chat template does not make the same texts of them, as one that tells
+        the date does not on another day.
+    """
+    (around,) = render_texts(["{history}"], tokenizer, prompt)
+    before, _, after = around.partition("{history}")
+    histories = [text.removeprefix(before).removesuffix(after) for text in texts]
+    if render_texts(histories, tokenizer, prompt) != list(texts):
+        raise InputError(
+            "prompts are not what the chat template of policy_model makes now, as "
+            "where it tells the date: run `kedro run --pipelines preprocess`, or take "
+            "a model whose chat template always gives the same text"
+        )
+    return [messages(history, prompt) for history in histories]
+
+
+def answering_template(tokenizer: PreTrainedTokenizerBase, prompt: PromptParams) -> str:
+    """Return the tokenizer's chat template with the answer begun after its last line.
+
+    Applied to `messages` with ``add_generation_prompt=True``, as trainers do, it gives
+    what `render_texts` does.
+    """
+    template = tokenizer.get_chat_template()
+    if not prompt.answer_start:
+        return template
+    begun = json.dumps(prompt.answer_start, ensure_ascii=False)
+    # Jinja leaves out a line break at a template's end, but not within it
+    return (
+        template.removesuffix("\n")
+        + "{{ "
+        + begun
+        + " if add_generation_prompt else '' }}"
+    )
 
 
 def _limit(model: Model, prompt: PromptParams, max_new_tokens: int) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from minirec.policy.prompts import failure
 from minirec.ranking.grounding import mask_seen, target_rank
 
 if TYPE_CHECKING:
-    from minirec.policy.text import TextPolicy
+    from minirec.policy.text import TextReader
 
 
 class Outcome(NamedTuple):
@@ -68,7 +68,7 @@ class Tasks:
 
 
 def reward_completions(
-    policy: TextPolicy,
+    policy: TextReader,
     tasks: Tasks,
     reward: Callable[..., np.ndarray],
     sample_ids: Sequence[int] | np.ndarray,
@@ -83,7 +83,7 @@ def reward_completions(
     Parameters
     ----------
     policy
-        Who wrote them.
+        Who wrote them, or another that reads answers of the same form.
     tasks
         Their targets and seen items.
     reward

@@ -41,11 +41,9 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
-class TextPolicy:
-    """A causal LM, its tokenizer, and the catalogue that its titles point into."""
+class TextReader:
+    """What completions mean, whoever wrote them: their titles point into a catalogue."""
 
-    lm: PeftModel
-    tokenizer: PreTrainedTokenizerBase
     catalogue: Catalogue
     params: PolicyParams
 
@@ -58,6 +56,14 @@ class TextPolicy:
                 for text in completions
             ]
         )
+
+
+@dataclass(frozen=True)
+class TextPolicy(TextReader):
+    """A causal LM and its tokenizer, with the catalogue that its titles point into."""
+
+    lm: PeftModel
+    tokenizer: PreTrainedTokenizerBase
 
     def recommend(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Rank the catalogue for N users by the most likely answer to each prompt.
@@ -100,4 +106,4 @@ def load_policy(
     """Return the policy with its adapter, in evaluation mode."""
     tokenizer = loading.load_tokenizer(policy_model)
     lm = loading.load_model(policy_model, params.dtype, tokenizer, params.prompt)
-    return TextPolicy(loading.attach_adapter(lm, adapter), tokenizer, catalogue, params)
+    return TextPolicy(catalogue, params, loading.attach_adapter(lm, adapter), tokenizer)

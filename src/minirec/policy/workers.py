@@ -164,7 +164,7 @@ def _served(
 
     # It grounds what was written, and nobody asks it to write.
     lm = cast("PeftModel", None)
-    return write, TextPolicy(lm, tokenizer, catalogue, policy)
+    return write, TextPolicy(catalogue, policy, lm, tokenizer)
 
 
 def make_differentiator(

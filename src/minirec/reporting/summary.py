@@ -150,15 +150,15 @@ def work_table(
     return table
 
 
-def what_comes_next(written: Sequence[str], command: str | None) -> str:
-    """Say in one line what a run of a part wrote and which command comes next.
+def what_comes_next(written: Sequence[str], step: str | None) -> str:
+    """Say in one line what a run of a part wrote and what comes next.
 
     Parameters
     ----------
     written
         Names of the datasets.
-    command
-        What to run next, if there is something.
+    step
+        What to run next or to read, if there is something.
     """
     line = f"Wrote {', '.join(written)}." if written else "Everything was up to date."
-    return f"{line} Next: {command}" if command else line
+    return f"{line} Next: {step}" if step else line
