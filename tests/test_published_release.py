@@ -72,7 +72,7 @@ def ever_hit(rollouts):
 
 
 def rank_correlation(one, other):
-    # no two are equal
+    # too few are equal to matter
     return np.corrcoef([np.argsort(np.argsort(x)) for x in (one, other)])[0, 1]
 
 
