@@ -87,6 +87,13 @@ def test_mu_scales_with_the_rewards(pool, factor):
     np.testing.assert_allclose(auto_mu(pool * factor), auto_mu(pool) * factor, **near)
 
 
+@given(pools, st.sampled_from([2.0**-9, 2.0**7]))
+def test_learnability_by_auto_has_no_unit(pool, factor):
+    # powers of two change no digit
+    scaled = gaussian_learnability(pool * factor, mu="auto")
+    assert scaled.tolist() == gaussian_learnability(pool, mu="auto").tolist()
+
+
 @given(pools, st.integers(1, 5))
 def test_mu_does_not_depend_on_what_earns_nothing(pool, n):
     np.testing.assert_allclose(auto_mu([*pool, *[0] * n]), auto_mu(pool), **near)
