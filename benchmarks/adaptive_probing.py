@@ -71,7 +71,7 @@ def outcome(rewards: np.ndarray, counts: np.ndarray, params: Any) -> pd.DataFram
     taken = np.arange(rewards.shape[1]) < counts[:, None]
     mean = rewards.mean(axis=1, where=taken)
     std = rewards.std(axis=1, where=taken)
-    reasons = prune_by_reward(mean, std, **params.select.prune.model_dump())
+    reasons = prune_by_reward(mean, std, **dict(params.select.prune))
     return pd.DataFrame(
         {
             "mean_reward": mean,

@@ -172,6 +172,32 @@ def test_a_run_that_made_metrics_prints_them_and_the_places(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def prune(scores):
+    return pd.DataFrame({"mean_reward": [0.2, 0.6], "reason": ["kept", "too_easy"]})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_that_pruned_says_what_and_why(tmp_path, capsys, whole):
+    names = ["scores", "candidates", "selection", "metrics", "costs"]
+    catalog = make_catalog(tmp_path, names)
+    pipeline = Pipeline(
+        [
+            score_node,
+            node(prune, "scores", "candidates", name="prune"),
+            node(select, "candidates", "selection", name="select"),
+        ]
+    )
+    if whole:
+        pipeline += Pipeline([node(evaluate, "selection", "metrics", name="evaluate")])
+
+    run(pipeline, catalog, SummaryHook(), project_path=tmp_path.as_posix())
+
+    lines = capsys.readouterr().out.splitlines()
+    assert ["too", "easy", "1", "50.0%", "75.0%"] in [line.split() for line in lines]
+    if not whole:
+        assert lines[-1] == "Wrote selection."
+
+
 @pytest.mark.parametrize(
     ("run_params", "line"),
     [

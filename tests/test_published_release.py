@@ -12,7 +12,8 @@ import pytest
 from minirec.ranking.metrics import hit_ratio, ndcg
 from minirec.ranking.rewards import NDCG_WEIGHT, PROBABILITY_WEIGHT
 from minirec.selection.curriculum import order_in_groups
-from minirec.selection.learnability import gaussian_learnability
+from minirec.selection.learnability import auto_mu, gaussian_learnability
+from minirec.selection.pruning import Quantile, limits, prune_by_reward
 
 REFERENCE = Path(os.environ.get("MINIREC_REFERENCE", "where MINIREC_REFERENCE says"))
 
@@ -65,12 +66,56 @@ def test_learnability_of_every_sample(mean_reward):
     assert learnability.argmax() == nearest
 
 
-def test_more_reward_is_nearly_always_more_learnable(mean_reward):
-    ranks = [
-        np.argsort(np.argsort(x))
-        for x in (mean_reward, gaussian_learnability(mean_reward))
-    ]
-    assert np.corrcoef(ranks)[0, 1] == pytest.approx(0.998, abs=5e-4)
+@pytest.fixture(scope="module")
+def ever_hit(rollouts):
+    return np.array([max(row["hit_ratio"]) > 0 for row in rollouts])
+
+
+def rank_correlation(one, other):
+    # too few are equal to matter
+    return np.corrcoef([np.argsort(np.argsort(x)) for x in (one, other)])[0, 1]
+
+
+def test_mu_of_the_published_pool(mean_reward):
+    assert auto_mu(mean_reward) == pytest.approx(0.250306, abs=5e-7)
+    # 1.88 standard deviations above the mean, where 0.5 lies 4.29 above
+    sigma, mean = mean_reward.std(), mean_reward.mean()
+    assert (auto_mu(mean_reward) - mean) / sigma == pytest.approx(1.882, abs=5e-4)
+    assert (0.5 - mean) / sigma == pytest.approx(4.290, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("mu", "of_all", "of_hits", "std"),
+    [(0.5, 0.998, 0.982, 0.093), ("auto", 0.921, 0.796, 0.224)],
+)
+def test_how_nearly_learnability_is_reward(
+    mean_reward, ever_hit, mu, of_all, of_hits, std
+):
+    score = gaussian_learnability(mean_reward, mu=mu)
+    hits = score[ever_hit], mean_reward[ever_hit]
+    assert rank_correlation(score, mean_reward) == pytest.approx(of_all, abs=5e-4)
+    assert rank_correlation(*hits) == pytest.approx(of_hits, abs=5e-4)
+    assert score.std() == pytest.approx(std, abs=5e-4)
+
+
+def test_pruning_what_never_hit(rollouts, mean_reward, ever_hit):
+    spread = np.std([row["reward"] for row in rollouts], axis=1)
+    kept = prune_by_reward(mean_reward, spread, too_hard=0.01) == "kept"
+    np.testing.assert_array_equal(kept, ever_hit)
+    # half of the pool never hit, so its median is next to nothing
+    assert limits(mean_reward, None, Quantile(0.5))[1] == pytest.approx(
+        6.1e-6, abs=5e-8
+    )
+    # a floor takes those whose rewards are alike besides
+    kept = prune_by_reward(mean_reward, spread, min_spread=0.005) == "kept"
+    assert (kept & ~ever_hit).sum() == 0
+    assert (~kept & ever_hit).sum() == 564
+    # without one, only equal rewards would go, and there are none
+    assert (prune_by_reward(mean_reward, spread, min_spread=0) == "kept").all()
+
+
+def test_more_than_a_third_of_the_published_picks_never_hit(ever_hit, published):
+    assert (~ever_hit[published["selected_256"]]).sum() == 93
 
 
 def test_curriculum_of_256(mean_reward, published):

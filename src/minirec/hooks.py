@@ -224,6 +224,8 @@ class SummaryHook:
             counted = "Parallel" not in run_params["runner"] and catalog.exists("costs")
             costs = catalog.load("costs") if counted else None
             console.print(summary.metrics_table(catalog.load("metrics")))
+            if "candidates" in pipeline.all_outputs() & paths.keys():
+                console.print(summary.pruning_table(catalog.load("candidates")))
             if all(name in catalog and catalog.exists(name) for name in WORK):
                 probe = catalog.load("params:score.probe")
                 most = probe.rollouts if probe.adaptive else None
@@ -231,15 +233,16 @@ class SummaryHook:
                 console.print(summary.work_table(**tables, most=most))
             console.print(summary.places_table(paths, costs))
         else:
-            written = sorted(pipeline.outputs() & paths.keys())
+            saved = pipeline.all_outputs() & paths.keys()
+            written = pipeline.outputs() & saved
             if run_params["only_missing_outputs"]:
-                every = sorted(pipeline.all_outputs() & paths.keys())
-                written = [
-                    name for name in every if saved_by(run_params, catalog, name)
-                ]
+                saved = {name for name in saved if saved_by(run_params, catalog, name)}
+                written = saved
+            if "candidates" in saved:
+                console.print(summary.pruning_table(catalog.load("candidates")))
             after = following(run_params)
             step = kedro_run([after], run_params) if after else guide(run_params)
-            line = summary.what_comes_next(written, step)
+            line = summary.what_comes_next(sorted(written), step)
             console.print(line, soft_wrap=True)
 
 

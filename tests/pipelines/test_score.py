@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from minirec.errors import InputError
@@ -51,6 +52,24 @@ def test_learnability_peaks_at_mu():
     low, middle = np.exp(-4.5), np.exp(-2)
     expected = [1.0, (middle - low) / (1 - low), 0.0]
     np.testing.assert_allclose(table["learnability"], expected, atol=1e-11)
+
+
+def test_mu_of_the_pool_is_told(caplog):
+    caplog.set_level("INFO", logger="minirec")
+    auto = LearnabilityParams(mu="auto", sigma=0.1)
+    table = nodes.score_learnability(PROMPTS, REWARDS, auto)
+    # (0.2^2 + 0 + 0.5^2) / (0.2 + 0.5), without the validation sample
+    assert caplog.messages == ["score_learnability: mu is 0.4143, by auto"]
+    given = LearnabilityParams(mu=0.29 / 0.7, sigma=0.1)
+    expected = nodes.score_learnability(PROMPTS, REWARDS, given)
+    pd.testing.assert_frame_equal(table, expected)
+    assert len(caplog.messages) == 1
+
+
+def test_mu_is_a_number_or_auto():
+    sentence = "score.learnability.mu is 'automatic': give a mean reward, or auto"
+    with pytest.raises(ValidationError, match=sentence):
+        LearnabilityParams(mu="automatic", sigma=None)
 
 
 def test_samples_of_fewer_rollouts_are_scored_by_those():

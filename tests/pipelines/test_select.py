@@ -1,6 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from kedro.config import OmegaConfigLoader
+from kedro.framework.cli.utils import _split_params
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from kedro_datasets.pandas import ParquetDataset
@@ -9,7 +12,9 @@ from pydantic import ValidationError
 from minirec import schemas
 from minirec.errors import InputError
 from minirec.pipelines.select import create_pipeline, nodes
-from minirec.pipelines.select.params import SelectParams
+from minirec.pipelines.select.params import PruneParams, SelectParams
+from minirec.selection.pruning import Quantile
+from minirec.settings import CONFIG_LOADER_ARGS
 
 
 def params(**changes):
@@ -140,6 +145,54 @@ def test_pruning_that_leaves_nothing(run, scores, tables):
         run(scores, tables, params(prune=prune))
 
 
+def test_limits_that_are_quantiles_are_told(scores, caplog):
+    caplog.set_level("INFO", logger="minirec")
+    # the mean rewards are 0, 0.1, 0.2, 0.3, 0.4, 0.5 and 0.95
+    limits = {"too_easy": {"quantile": 0.75}, "too_hard": 0.1, "min_spread": None}
+    prune = PruneParams.model_validate(limits)
+    candidates = nodes.prune_by_reward(scores, prune).set_index("sample_id")
+    assert candidates["reason"][[2, 8, 9]].tolist() == [
+        "too_easy",
+        "too_easy",
+        "too_hard",
+    ]
+    assert (candidates["reason"] == "kept").sum() == 4
+    assert caplog.messages == [
+        "prune_by_reward: too_easy is 0.45, the quantile 0.75",
+    ]
+
+
+# a limit as YAML holds it, and behind its name in --params
+LIMITS = [({"quantile": 0.2}, ".quantile=0.2"), (0.3, "=0.3"), (None, "=null")]
+
+
+@pytest.mark.parametrize(("given", "option"), LIMITS)
+@pytest.mark.parametrize(("base", "_"), LIMITS)
+@pytest.mark.parametrize("by_option", [True, False])
+def test_any_limit_takes_the_place_of_any_other(
+    tmp_path, base, _, given, option, by_option
+):
+    def write(env, too_hard):
+        prune = {"too_easy": None, "too_hard": too_hard, "min_spread": None}
+        (tmp_path / env).mkdir()
+        path = tmp_path / env / "parameters.yml"
+        path.write_text(yaml.safe_dump({"select": {"prune": prune}}))
+
+    write("base", base)
+    write("local", base if by_option else given)
+    params = f"select.prune.too_hard{option}" if by_option else ""
+    loader = OmegaConfigLoader(
+        str(tmp_path),
+        runtime_params=_split_params(None, None, params),
+        **CONFIG_LOADER_ARGS,
+    )
+    found = PruneParams.model_validate(loader["parameters"]["select"]["prune"])
+    expected = given if not isinstance(given, dict) else Quantile(0.2)
+    assert found.too_hard == expected
+    # the record beside a table keeps it as YAML would
+    assert found.model_dump(mode="json")["too_hard"] == given
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -227,6 +280,23 @@ def test_a_selection_from_another_pool_is_refused(run, scores, tables):
         (
             {"prune": {"too_easy": 0.1, "too_hard": 0.2, "min_spread": None}},
             r"select.prune.too_easy \(0.1\) is below select.prune.too_hard \(0.2\)",
+        ),
+        (
+            {
+                "prune": {
+                    "too_easy": {"quantile": 0.1},
+                    "too_hard": {"quantile": 0.2},
+                    "min_spread": None,
+                }
+            },
+            r"too_easy \(quantile 0.1\) is below .*too_hard \(quantile 0.2\)",
+        ),
+        *(
+            (
+                {"prune": {"too_easy": limit, "too_hard": None, "min_spread": None}},
+                r"select.prune.too_easy is .*: give a mean reward, or {quantile: 0.9}",
+            )
+            for limit in ({"quantile": 1.5}, {"quantil": 0.9}, {}, "hard")
         ),
         (
             {"prune": {"too_easy": None, "too_hard": None, "min_spread": -1}},

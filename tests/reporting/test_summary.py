@@ -90,6 +90,37 @@ def test_work_counts_prompts_rollouts_tokens_and_steps():
     ]
 
 
+def test_pruning_counts_samples_and_their_reward():
+    candidates = pd.DataFrame(
+        {
+            "mean_reward": [0.2, 0.9, 0.3, 0.0, 0.5, 0.1],
+            "reason": ["kept", "too_easy", "kept", "too_hard", "kept", "no_spread"],
+        }
+    )
+
+    lines = printed(summary.pruning_table(candidates))
+
+    assert [line.split() for line in lines if line.strip(" ─")] == [
+        ["of", "the", "pool", "samples", "share", "share", "of", "reward"],
+        ["kept", "3", "50.0%", "50.0%"],
+        ["too", "easy", "1", "16.7%", "45.0%"],
+        ["too", "hard", "1", "16.7%", "0.0%"],
+        ["no", "spread", "1", "16.7%", "5.0%"],
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("rewards", [[0.0, 0.0], [0.5, -0.1]])
+def test_rewards_without_a_sum_have_no_shares(rewards):
+    candidates = pd.DataFrame({"mean_reward": rewards, "reason": ["kept"] * 2})
+
+    lines = printed(summary.pruning_table(candidates))
+
+    assert [line.split() for line in lines if line.startswith("kept")] == [
+        ["kept", "2", "100.0%", "-"]
+    ]
+
+
 def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
     paths = {
         "selection": "data/05/selection.parquet",

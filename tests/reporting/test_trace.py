@@ -170,7 +170,10 @@ def test_the_way_of_a_chosen_sample():
     [
         (EASY, "pruned as too easy: its mean reward 0.9500 lies above select.prune."),
         (HARD, "pruned as too hard: its mean reward 0.01000 lies below select.prune."),
-        (FLAT, "pruned for want of spread: its rewards differ by 0.000, less than "),
+        (
+            FLAT,
+            "pruned for want of spread: its rewards differ by 0.000, too little for ",
+        ),
     ],
 )
 def test_a_pruned_sample_tells_why_by_its_numbers(sample, sentence):

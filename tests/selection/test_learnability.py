@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from minirec.errors import InputError
-from minirec.selection.learnability import gaussian_learnability
+from minirec.selection.learnability import auto_mu, gaussian_learnability
 
 hundredths = st.integers(0, 100).map(lambda n: n / 100)
 rewards = arrays(np.float64, st.integers(1, 20), elements=hundredths)
@@ -43,6 +43,70 @@ def test_nearer_to_mu_is_never_less_learnable(mean_reward, mu):
     assert (score[:, None] >= score)[nearer].all()
     if len(set(mean_reward)) == 1:
         assert (score == 0).all()
+
+
+# a pool in which some earn something
+pools = arrays(
+    np.float64, st.integers(1, 30), elements=st.just(0.0) | st.floats(1e-6, 1)
+).filter(np.any)
+# Sums of 30 numbers above 0 and a handful of operations more are right to so many bits.
+near = {"rtol": 64 * np.finfo(float).eps, "atol": 0}
+
+
+def test_mu_weighs_rewards_by_themselves():
+    # (0.04 + 0.16) / (0.2 + 0.4)
+    assert auto_mu([0, 0, 0, 0.2, 0.4]) == pytest.approx(1 / 3)
+    pool = [0, 0, 0, 0.2, 0.4]
+    automatic = gaussian_learnability(pool, mu="auto")
+    assert automatic.tolist() == gaussian_learnability(pool, mu=auto_mu(pool)).tolist()
+
+
+@given(pools)
+def test_mu_lies_between_the_mean_and_the_largest_reward(pool):
+    assert pool.mean() * (1 - near["rtol"]) <= auto_mu(pool) <= pool.max()
+
+
+@given(pools)
+def test_mu_is_the_mean_and_a_variance_by_the_mean(pool):
+    mean = pool.mean()
+    np.testing.assert_allclose(auto_mu(pool), mean + pool.var() / mean, **near)
+
+
+@given(pools)
+def test_no_reward_is_at_least_two_standard_deviations_below_mu(pool):
+    assert auto_mu(pool) >= 2 * pool.std() * (1 - near["rtol"])
+
+
+def test_two_standard_deviations_are_attained():
+    # mean and standard deviation are both 0.5
+    assert auto_mu([0, 1]) == 1
+
+
+@given(pools, st.sampled_from([1e-300, 1e-3, 3.0, 1e300]))
+def test_mu_scales_with_the_rewards(pool, factor):
+    np.testing.assert_allclose(auto_mu(pool * factor), auto_mu(pool) * factor, **near)
+
+
+@given(pools, st.sampled_from([2.0**-9, 2.0**7]))
+def test_learnability_by_auto_has_no_unit(pool, factor):
+    # powers of two change no digit
+    scaled = gaussian_learnability(pool * factor, mu="auto")
+    assert scaled.tolist() == gaussian_learnability(pool, mu="auto").tolist()
+
+
+@given(pools, st.integers(1, 5))
+def test_mu_does_not_depend_on_what_earns_nothing(pool, n):
+    np.testing.assert_allclose(auto_mu([*pool, *[0] * n]), auto_mu(pool), **near)
+
+
+@pytest.mark.parametrize(
+    ("pool", "found"),
+    [([0.0, 0.0], "all of them 0"), ([0.5, -0.25], "of -0.25"), ([-1, -2], "of -2")],
+)
+def test_mu_needs_rewards_above_0(pool, found):
+    message = f"mu is auto, .* there are rewards {found}: give a number"
+    with pytest.raises(InputError, match=message):
+        gaussian_learnability(pool, mu="auto")
 
 
 @pytest.mark.parametrize("sigma", [None, 0.1])

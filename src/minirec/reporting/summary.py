@@ -7,7 +7,18 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from minirec.columns import NEAREST, POPULARITY, TRAINED, UNTRAINED
+from minirec.columns import (
+    KEPT,
+    MEAN_REWARD,
+    NEAREST,
+    NO_SPREAD,
+    POPULARITY,
+    REASON,
+    TOO_EASY,
+    TOO_HARD,
+    TRAINED,
+    UNTRAINED,
+)
 
 # values of `method` in `rankings` and `metrics`, in the order of every display
 METHODS = {
@@ -54,6 +65,40 @@ def metrics_table(metrics: pd.DataFrame) -> Table:
     for method, name in METHODS.items():
         if any(key == method for key, _ in cells):
             table.add_row(name, *(cells[method, metric] for metric in shown))
+    return table
+
+
+def pruning_table(candidates: pd.DataFrame) -> Table:
+    """Lay out how many samples stay or go for which reason, and with what reward.
+
+    Parameters
+    ----------
+    candidates
+        A table of `minirec.schemas.Candidates`: the whole pool.
+
+    Returns
+    -------
+    Table
+        One row a reason that occurs: its samples, their share of the pool, and their
+        share of its reward, which is the sum of mean rewards. A dash stands for a share
+        of rewards that are all 0, or of which one is negative.
+    """
+    rewards = candidates[MEAN_REWARD]
+    whole = rewards.sum() if rewards.min() >= 0 else 0
+    groups = rewards.groupby(candidates[REASON])
+    samples, reward = groups.size(), groups.sum()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("of the pool", no_wrap=True)
+    for name in ("samples", "share", "share of reward"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for reason in (KEPT, TOO_EASY, TOO_HARD, NO_SPREAD):
+        if reason in samples.index:
+            table.add_row(
+                reason.replace("_", " "),
+                f"{samples[reason]:,}",
+                f"{samples[reason] / len(candidates):.1%}",
+                f"{reward[reason] / whole:.1%}" if whole else "-",
+            )
     return table
 
 

@@ -414,9 +414,9 @@ def _pruning(
         f"select.prune.too_easy (the kept have {means})",
         TOO_HARD: f"pruned as too hard: its mean reward {mean} lies below "
         f"select.prune.too_hard (the kept have {means})",
-        NO_SPREAD: f"pruned for want of spread: its rewards differ by {spread}, less "
-        f"than select.prune.min_spread (the kept from {least}), and rollouts of equal "
-        "reward give no gradient",
+        NO_SPREAD: f"pruned for want of spread: its rewards differ by {spread}, too "
+        f"little for select.prune.min_spread (the kept from {least}), and rollouts of "
+        "equal reward give no gradient",
     }[row[REASON]]
 
 

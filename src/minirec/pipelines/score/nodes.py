@@ -53,7 +53,7 @@ from minirec.pipelines.score.params import (
     WarmStartParams,
 )
 from minirec.policy.params import LoraParams, PolicyParams, PromptParams, RankingParams
-from minirec.selection.learnability import gaussian_learnability
+from minirec.selection.learnability import auto_mu, gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
 from minirec.types import Adapter, Matrix, Model
 
@@ -305,13 +305,18 @@ def collect_gradients(
 def score_learnability(
     prompts: pd.DataFrame, rewards: pd.DataFrame, learnability: LearnabilityParams
 ) -> pd.DataFrame:
-    """Score how much each sample can teach, from the rewards that the proxy earned."""
+    """Score how much each sample can teach, from the rewards that the proxy earned.
+
+    Logs the mu that ``auto`` stands for.
+    """
     pool = rewards[rewards[SAMPLE_ID].isin(_pool(prompts)[SAMPLE_ID])]
     groups = pool.groupby(SAMPLE_ID)[REWARD]
     mean = groups.mean()
-    score = gaussian_learnability(
-        mean.to_numpy(), mu=learnability.mu, sigma=learnability.sigma
-    )
+    mu = learnability.mu
+    if mu == "auto":
+        mu = auto_mu(mean)
+        logger.info("score_learnability: mu is %.4g, by auto", mu)
+    score = gaussian_learnability(mean, mu=mu, sigma=learnability.sigma)
     return pd.DataFrame(
         {
             SAMPLE_ID: mean.index.to_numpy(),

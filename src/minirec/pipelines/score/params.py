@@ -1,8 +1,14 @@
 """Parameters of the pipeline, as `params:score.*` hold them."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from minirec.errors import InputError
 from minirec.policy.adaptive import AdaptiveParams
@@ -84,10 +90,27 @@ class RepresentativenessParams(Params):
 
 
 class LearnabilityParams(Params):
-    """Where learnability peaks and how fast it falls; no sigma: that of the pool."""
+    """Where learnability peaks and how fast it falls; no sigma: that of the pool.
 
-    mu: float
+    mu ``auto``: what `minirec.selection.learnability.auto_mu` says of the pool.
+    """
+
+    mu: float | Literal["auto"]
     sigma: float | None = Field(gt=0)
+
+    @field_validator("mu", mode="wrap")
+    @classmethod
+    def be_a_reward(
+        cls, given: Any, check: ValidatorFunctionWrapHandler
+    ) -> float | Literal["auto"]:
+        """Refuse in one sentence what is neither."""
+        try:
+            return check(given)
+        except ValidationError:
+            raise InputError(
+                f"score.learnability.mu is {given!r}: give a mean reward, or auto for "
+                "one that follows from the pool's"
+            ) from None
 
 
 class ValueParams(Params):

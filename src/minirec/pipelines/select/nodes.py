@@ -27,11 +27,24 @@ from minirec.types import Matrix
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 
 def prune_by_reward(scores: pd.DataFrame, prune: PruneParams) -> pd.DataFrame:
-    """Give every sample the reason why it stays or goes."""
-    limits = prune.model_dump()
-    reasons = pruning.prune_by_reward(scores[MEAN_REWARD], scores[STD_REWARD], **limits)
+    """Give every sample the reason why it stays or goes.
+
+    Logs at which mean rewards limits lie that are quantiles.
+    """
+    easy, hard = pruning.limits(scores[MEAN_REWARD], prune.too_easy, prune.too_hard)
+    for name, limit, reward in (
+        ("too_easy", prune.too_easy, easy),
+        ("too_hard", prune.too_hard, hard),
+    ):
+        if isinstance(limit, pruning.Quantile):
+            logger.info("prune_by_reward: %s is %s", name, pruning.shown(limit, reward))
+    reasons = pruning.prune_by_reward(
+        scores[MEAN_REWARD], scores[STD_REWARD], **dict(prune)
+    )
     return scores.assign(**{REASON: reasons.astype(object)})
 
 

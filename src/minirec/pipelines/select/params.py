@@ -1,29 +1,61 @@
 """Parameters of the pipeline, as `params:select.*` hold them."""
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from minirec.errors import InputError
 from minirec.functions import function_at
 from minirec.policy.params import Params
+from minirec.selection.pruning import Limit, Quantile
 
 
 class PruneParams(Params):
-    """Rewards beyond which a sample cannot teach; None: no limit."""
+    """Mean rewards beyond which a sample cannot teach; None: no limit.
 
-    too_easy: float | None
-    too_hard: float | None
+    A limit is a mean reward, or ``{quantile: 0.9}`` of those of the pool.
+    """
+
+    too_easy: Limit | None
+    too_hard: Limit | None
     min_spread: float | None = Field(ge=0)
+
+    @field_validator("too_easy", "too_hard", mode="wrap")
+    @classmethod
+    def be_a_limit(
+        cls, given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Limit | None:
+        """Refuse in one sentence what is no limit."""
+        try:
+            return check(given)
+        except ValidationError:
+            raise InputError(
+                f"select.prune.{info.field_name} is {given!r}: give a mean reward, or "
+                "{quantile: 0.9} for that quantile, from 0 to 1, of the pool's mean "
+                "rewards, or null for no limit"
+            ) from None
 
     @model_validator(mode="after")
     def leave_a_range(self) -> Self:
-        """Refuse limits that no mean reward can meet."""
-        easy, hard = self.too_easy, self.too_hard
-        if easy is not None and hard is not None and easy < hard:
+        """Refuse limits that no mean reward can meet, whatever the pool.
+
+        A reward and a quantile are compared once the rewards are known.
+        """
+        easy, hard, kind = self.too_easy, self.too_hard, ""
+        if isinstance(easy, Quantile) and isinstance(hard, Quantile):
+            easy, hard, kind = easy.quantile, hard.quantile, "quantile "
+        if isinstance(easy, float) and isinstance(hard, float) and easy < hard:
             raise InputError(
-                f"select.prune.too_easy ({easy:g}) is below select.prune.too_hard "
-                f"({hard:g}), which leaves no sample: raise one or lower the other"
+                f"select.prune.too_easy ({kind}{easy:g}) is below "
+                f"select.prune.too_hard ({kind}{hard:g}), which leaves no sample: "
+                "raise one or lower the other"
             )
         return self
 
