@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from minirec.columns import (
@@ -19,6 +20,7 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.functions import function_at
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
+from minirec.reporting import figures
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
 
@@ -97,6 +99,13 @@ def stage_curriculum(
             MEAN_REWARD: reward.reindex(ordered).to_numpy(),
         }
     )
+
+
+def plot_rewards(
+    candidates: pd.DataFrame, selection: pd.DataFrame, prune: PruneParams
+) -> go.Figure:
+    """Draw the rewards of the pool with the limits at which it was pruned."""
+    return figures.plot_rewards(candidates, selection, prune.too_easy, prune.too_hard)
 
 
 def _samples_among(
