@@ -100,7 +100,10 @@ def test_the_package_still_runs_as_a_module(test_run):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Wrote curriculum, reward_figure, selection_figure." in done.stdout
+    assert (
+        "Wrote curriculum_figure, embedding_figure, reward_figure, selection_figure."
+        in done.stdout
+    )
 
 
 def test_a_table_tells_how_it_was_made(test_run):

@@ -195,7 +195,10 @@ def test_the_parameters_of_the_project_are_valid(parameters):
         ("select.size", {"prune_by_reward"}),
         (
             "select.curriculum",
-            {"prune_by_reward", "select_diverse", "plot_rewards", "plot_selection"},
+            {
+                *("prune_by_reward", "select_diverse"),
+                *("plot_rewards", "plot_selection", "plot_embeddings"),
+            },
         ),
     ],
 )

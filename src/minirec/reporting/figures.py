@@ -18,8 +18,8 @@ from minirec.columns import KEPT, NO_SPREAD, TEST, TOO_EASY, TOO_HARD, TRAIN
 from minirec.errors import InputError
 from minirec.reporting.summary import METHODS
 
-GREY, ORANGE, SKY, GREEN = "#808080", "#E69F00", "#56B4E9", "#009E73"
-VERMILION, PURPLE = "#D55E00", "#CC79A7"
+GREY, ORANGE, SKY, GREEN = "#707070", "#E69F00", "#56B4E9", "#009E73"
+VERMILION, PURPLE, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
 # of each value of `reason`: its words, colour and marker
 REASONS = {
     KEPT: ("kept", SKY, "circle"),
@@ -40,6 +40,14 @@ BARS = 60
 NUMBERED = 10
 # stages that wear theirs, at most: more would not fit beside one another
 LABELS = 8
+# what stands between the title and the axes
+LABEL = {
+    "font": {"size": 12},
+    "showarrow": False,
+    "yref": "paper",
+    "y": 1,
+    "yanchor": "bottom",
+}
 LAYOUT = {
     "template": "plotly_white",
     "font": {"size": 14},
@@ -63,13 +71,14 @@ def plot_prompts(prompts: pd.DataFrame) -> go.Figure:
         figure.add_histogram(
             x=tokens,
             name=f"{split} ({len(tokens)})",
-            marker={"color": colour, "line": {"color": "white", "width": 1}},
+            marker={"color": colour, "line": {"width": 0}},
             bingroup="tokens",
         )
     longest = prompts["n_tokens"].max()
     return figure.update_layout(
         LAYOUT,
         barmode="stack",
+        bargap=0.06,
         title={"text": f"How long the prompts are: {longest} tokens at most"},
         xaxis={"title": {"text": "tokens of a prompt"}},
         yaxis={"title": {"text": "prompts"}},
@@ -136,15 +145,8 @@ def plot_rewards(
             figure.add_vline(
                 limit,
                 line={"color": GREY, "width": 2, "dash": "dash"},
-                annotation={
-                    "text": f"{words} ({limit:.3g})",
-                    "font": {"size": 11},
-                    "xanchor": anchor,
-                    "yref": "paper",
-                    "y": 1,
-                    "yanchor": "bottom",
-                    "borderpad": 0,
-                },
+                annotation=LABEL
+                | {"text": f"{words} ({limit:.3g})", "xanchor": anchor},
             )
     return figure.update_layout(
         LAYOUT,
@@ -187,15 +189,15 @@ def plot_embeddings(
 
     The dimensions are the first two principal components of the rows at unit length,
     between which a distance is that by which samples are chosen: its square is twice
-    the cosine distance. The axes say how much of the variance they show; the largest
-    weight of each component is positive.
+    the cosine distance. The axes say how much of the variance they show; a component's
+    weight of the largest size is positive.
 
     Parameters
     ----------
     candidates
         A table of `minirec.schemas.Candidates`: the whole pool. Of more than 4,000
-        samples so many are drawn, by chance but always the same, and all picks. The
-        components are theirs.
+        samples so many are drawn, by chance but always the same, and all picks. Of
+        those so many are the components and shares.
     selection
         A table of `minirec.schemas.Selection`.
     embeddings
@@ -273,30 +275,26 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         name=f"mean of {window:,} samples around",
         hovertemplate="position %{x}<br>mean %{y:.4f}<extra></extra>",
     )
-    stages = rows.groupby("stage")["position"].agg(["min", "max"])
-    step = -(-len(stages) // LABELS)
-    for n, (stage, first, last) in enumerate(stages.itertuples()):
+    stages = rows.groupby("stage")["position"].agg(["min", "max"]).reset_index()
+    for _, first, last in stages[1::2].itertuples(index=False):
         figure.add_vrect(
             first - 0.5,
             last + 0.5,
             fillcolor=GREY,
-            opacity=0.2 if n % 2 else 0.0,
+            opacity=0.2,
             line={"width": 0},
             layer="below",
-            annotation={
-                "text": f"stage {stage}" if n == 0 else str(stage),
-                "font": {"size": 11},
-                "x": (first + last) / 2,
-                "xanchor": "center",
-                "yref": "paper",
-                "y": 1,
-                "yanchor": "bottom",
-                "visible": n % step == 0,
-            },
+        )
+    labelled = stages[:: -(-len(stages) // LABELS)]
+    for stage, first, last in labelled.itertuples(index=False):
+        figure.add_annotation(
+            LABEL,
+            text=f"stage {stage}" if first == 0 else str(stage),
+            x=(first + last) / 2,
         )
     return figure.update_layout(
         LAYOUT,
-        title={"text": f"What the proxy earned, in {len(stages):,} stages of training"},
+        title={"text": "What the proxy earned, in the order of training"},
         xaxis={"title": {"text": "position in training"}},
         yaxis={"title": {"text": "mean reward of a sample's rollouts"}},
     )
@@ -304,11 +302,13 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
 
 def _round_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return edges around all values, 1, 2 or 5 times a power of ten from each other."""
-    least = (values.max() - values.min()) / BARS or 0.01
+    low, high = values.min(), values.max()
+    # numbers that are one but for rounding are one bar
+    least = max((high - low) / BARS, 1e-6 * max(-low, high)) or 0.01
     power = 10 ** np.floor(np.log10(least))
     width = next(n * power for n in (1, 2, 5, 10) if n * power >= least)
-    first, last = np.floor([values.min() / width, values.max() / width])
-    return width * np.arange(first, last + 2)
+    first, last = np.floor([low / width, high / width])
+    return width * np.arange(first - 1, last + 3)
 
 
 def _some_of(candidates: pd.DataFrame) -> pd.DataFrame:
@@ -318,9 +318,11 @@ def _some_of(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _picks(candidates: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
-    """Return the selected samples in order of choice, with all that is known of them."""
-    chosen = selection[["position", "sample_id"]].sort_values("position")
-    return chosen.merge(candidates, on="sample_id")
+    """Return all of the selected samples, the first choice last: drawn on top."""
+    chosen = selection[["position", "sample_id"]]
+    return chosen.sort_values("position", ascending=False).merge(
+        candidates, on="sample_id"
+    )
 
 
 def _how_many(
@@ -343,7 +345,7 @@ def _draw_pool(
                 x=np.asarray(x)[among],
                 y=np.asarray(y)[among],
                 mode="markers",
-                marker={"symbol": symbol, "color": colour, "size": 7, "opacity": 0.7},
+                marker={"symbol": symbol, "color": colour, "size": 7, "opacity": 0.8},
                 name=f"{words} ({counts[reason]:,})",
                 customdata=some.loc[among, KNOWN],
                 hovertemplate=HOVER,
@@ -360,8 +362,8 @@ def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
         marker={
             "size": 10,
             "color": position,
-            "colorscale": "Cividis",
-            "line": {"color": VERMILION, "width": 1.5},
+            "colorscale": [VERMILION, ORANGE, YELLOW],
+            "line": {"color": GREY, "width": 1},
             "colorbar": {
                 "title": {"text": "order of choice", "side": "right"},
                 "title_font": {"size": 12},
@@ -428,11 +430,19 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             },
             showlegend=False,
         )
-        figure.update_xaxes(title={"text": f"{name.upper()} (0 to 1)"}, col=column)
+        figure.update_xaxes(
+            title={"text": f"{name.upper()} (0 to 1)"},
+            # kedro-viz sees to the first axis alone
+            gridcolor="rgba(128, 128, 128, 0.3)",
+            zerolinecolor=GREY,
+            tickangle=0,
+            nticks=4,
+            col=column,
+        )
     return figure.update_layout(
         LAYOUT,
         title={
-            "text": f"Ranking all items for {metrics['users'].iloc[0]} users of the "
-            "test split, with bootstrap intervals"
+            "text": f"Ranking all items for {metrics['users'].iloc[0]:,} test users, "
+            "with bootstrap intervals"
         },
     )
