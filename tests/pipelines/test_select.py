@@ -326,14 +326,15 @@ def test_the_parameters_of_the_project_are_valid(parameters):
             "select.compare",
             {
                 *("prune_by_reward", "select_samples", "stage_curriculum"),
-                *("plot_rewards", "plot_selection"),
+                *("plot_rewards", "plot_selection", "plot_embeddings"),
+                "plot_curriculum",
             },
         ),
         (
             "select.curriculum",
             {
                 *("prune_by_reward", "select_samples", "compare_strategies"),
-                *("plot_rewards", "plot_selection", "plot_overlap"),
+                *("plot_rewards", "plot_selection", "plot_overlap", "plot_embeddings"),
             },
         ),
     ],
@@ -342,3 +343,11 @@ def test_a_parameter_leaves_alone_what_does_not_use_it(parameter, untouched):
     pipeline = create_pipeline()
     rest = pipeline - pipeline.from_inputs(f"params:{parameter}")
     assert {node.name for node in rest.nodes} == untouched
+
+
+def test_the_figure_draws_a_quantile_where_it_lies(scores):
+    prune = PruneParams(too_easy=None, too_hard={"quantile": 0.5}, min_spread=None)
+    candidates = nodes.prune_by_reward(scores, prune)
+    selection = candidates.head(1).assign(position=0)
+    (line,) = nodes.plot_rewards(candidates, selection, prune).layout.shapes
+    assert line.x0 == scores["mean_reward"].median()

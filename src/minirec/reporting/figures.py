@@ -1,33 +1,59 @@
 """Figures of the tables, in plotly; kedro-viz and the notebook show them.
 
 The colours are those of Okabe and Ito (2008), which people with any of the common
-forms of colour blindness can tell apart.
+forms of colour blindness can tell apart, and a grey for their black: kedro-viz draws
+on white or on black. Its preview is 400 pixels wide, without a legend: a title of one
+line, of 60 characters at most, is whole there.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from minirec.columns import KEPT, NO_SPREAD, TEST, TOO_EASY, TOO_HARD, TRAIN
+from minirec.errors import InputError
 from minirec.reporting.summary import METHODS
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-VERMILION, PURPLE = "#D55E00", "#CC79A7"
+GREY, ORANGE, SKY, GREEN = "#707070", "#E69F00", "#56B4E9", "#009E73"
+VERMILION, PURPLE, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
 # of each value of `reason`: its words, colour and marker
 REASONS = {
     KEPT: ("kept", SKY, "circle"),
     TOO_EASY: ("pruned: too easy", GREEN, "triangle-up"),
     TOO_HARD: ("pruned: too hard", PURPLE, "triangle-down"),
-    NO_SPREAD: ("pruned: rewards do not differ", BLACK, "x"),
+    NO_SPREAD: ("pruned: rewards do not differ", GREY, "x"),
 }
+KNOWN = ["sample_id", "mean_reward", "learnability", "representativeness"]
 HOVER = (
-    "sample %{customdata[0]}<br>mean reward %{customdata[1]:.3f}<br>"
-    "learnability %{x:.2f}<br>representativeness %{y:.2f}"
+    "sample %{customdata[0]}<br>mean reward %{customdata[1]:.4f}<br>"
+    "learnability %{customdata[2]:.2f}<br>representativeness %{customdata[3]:.2f}"
 )
+# samples that a browser draws without delay; a larger pool is drawn in part
+DRAWN = 4_000
+# bars of a histogram, at most
+BARS = 60
+# picks that wear their number
+NUMBERED = 10
+# stages that wear theirs, at most: more would not fit beside one another
+LABELS = 8
+# what stands between the title and the axes
+LABEL = {
+    "font": {"size": 12},
+    "showarrow": False,
+    "yref": "paper",
+    "y": 1,
+    "yanchor": "bottom",
+}
 LAYOUT = {
     "template": "plotly_white",
     "font": {"size": 14},
     "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "traceorder": "normal"},
     "margin": {"t": 80},
+    "hoverlabel": {"align": "left"},
 }
 
 
@@ -45,20 +71,26 @@ def plot_prompts(prompts: pd.DataFrame) -> go.Figure:
         figure.add_histogram(
             x=tokens,
             name=f"{split} ({len(tokens)})",
-            marker={"color": colour, "line": {"color": "white", "width": 1}},
+            marker={"color": colour, "line": {"width": 0}},
             bingroup="tokens",
         )
     longest = prompts["n_tokens"].max()
     return figure.update_layout(
         LAYOUT,
         barmode="stack",
+        bargap=0.06,
         title={"text": f"How long the prompts are: {longest} tokens at most"},
         xaxis={"title": {"text": "tokens of a prompt"}},
         yaxis={"title": {"text": "prompts"}},
     )
 
 
-def plot_rewards(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figure:
+def plot_rewards(
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    too_easy: float | None = None,
+    too_hard: float | None = None,
+) -> go.Figure:
     """Draw how many samples earned which mean reward, by the reason they stay or go.
 
     Parameters
@@ -66,31 +98,61 @@ def plot_rewards(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figure
     candidates
         A table of `minirec.schemas.Candidates`: the whole pool.
     selection
-        A table of `minirec.schemas.Selection`; a tick marks each of its samples.
+        A table of `minirec.schemas.Selection`; a tick below marks each of its samples.
+    too_easy, too_hard
+        The mean rewards above and below which samples were pruned, as lines; None: no
+        such limit.
     """
     figure = go.Figure()
+    edges = _round_edges(candidates["mean_reward"].to_numpy())
+    width = edges[1] - edges[0]
     for reason, (words, colour, _) in REASONS.items():
-        part = candidates[candidates["reason"] == reason]
-        if len(part):
-            figure.add_histogram(
-                x=part["mean_reward"],
-                name=f"{words} ({len(part)})",
-                marker={"color": colour, "line": {"color": "white", "width": 1}},
-                bingroup="rewards",
+        rewards = candidates.loc[candidates["reason"] == reason, "mean_reward"]
+        counts, _ = np.histogram(rewards, edges)
+        bars = np.flatnonzero(counts)
+        if len(bars):
+            figure.add_bar(
+                x=edges[bars] + width / 2,
+                y=counts[bars],
+                width=0.94 * width,
+                name=f"{words} ({len(rewards):,})",
+                marker={"color": colour, "line": {"width": 0}},
+                customdata=np.column_stack([edges[bars], edges[bars + 1]]),
+                hovertemplate="mean reward %{customdata[0]:.4~g} to "
+                "%{customdata[1]:.4~g}<br>%{y:,} samples",
             )
-    picks = candidates[candidates["sample_id"].isin(selection["sample_id"])]
+    picks = _picks(candidates, selection)
+    highest = np.histogram(candidates["mean_reward"], edges)[0].max()
     figure.add_scatter(
         x=picks["mean_reward"],
-        y=[0] * len(picks),
+        y=np.full(len(picks), -0.04 * highest),
         mode="markers",
-        marker={"symbol": "line-ns-open", "size": 16, "color": VERMILION},
-        name=f"selected ({len(picks)})",
+        marker={
+            "symbol": "line-ns",
+            "size": 8,
+            "line": {"color": VERMILION, "width": 1},
+        },
+        name=f"selected ({len(picks):,})",
+        customdata=picks[["sample_id", "position"]],
+        hovertemplate="sample %{customdata[0]}, choice %{customdata[1]}<br>"
+        "mean reward %{x:.4f}",
     )
+    for limit, words, anchor in (
+        (too_hard, "\u25c2 too hard", "right"),
+        (too_easy, "too easy \u25b8", "left"),
+    ):
+        if limit is not None:
+            figure.add_vline(
+                limit,
+                line={"color": GREY, "width": 2, "dash": "dash"},
+                annotation=LABEL
+                | {"text": f"{words} ({limit:.3g})", "xanchor": anchor},
+            )
     return figure.update_layout(
         LAYOUT,
         barmode="stack",
-        title={"text": f"What the proxy earned on the {len(candidates)} samples"},
-        xaxis={"title": {"text": "mean reward of a sample's rollouts (0 to 1)"}},
+        title={"text": f"What the proxy earned on the {len(candidates):,} samples"},
+        xaxis={"title": {"text": "mean reward of a sample's rollouts"}},
         yaxis={"title": {"text": "samples"}},
     )
 
@@ -101,50 +163,237 @@ def plot_selection(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figu
     Parameters
     ----------
     candidates
-        A table of `minirec.schemas.Candidates`: the whole pool.
+        A table of `minirec.schemas.Candidates`: the whole pool. Of more than 4,000
+        samples so many are drawn, by chance but always the same, and all picks.
     selection
         A table of `minirec.schemas.Selection`.
     """
-    figure = go.Figure()
-    for reason, (words, colour, symbol) in REASONS.items():
-        part = candidates[candidates["reason"] == reason]
-        if len(part):
-            figure.add_scatter(
-                x=part["learnability"],
-                y=part["representativeness"],
-                mode="markers",
-                marker={"symbol": symbol, "color": colour, "size": 8, "opacity": 0.6},
-                name=f"{words} ({len(part)})",
-                customdata=part[["sample_id", "mean_reward"]],
-                hovertemplate=HOVER,
-            )
-    picks = selection[["position", "sample_id"]].merge(candidates, on="sample_id")
-    figure.add_scatter(
-        x=picks["learnability"],
-        y=picks["representativeness"],
-        mode="markers+text",
-        marker={
-            "size": 15,
-            "color": picks["position"],
-            "colorscale": "Cividis",
-            "line": {"color": VERMILION, "width": 2},
-            "colorbar": {"title": {"text": "order of choice"}},
-        },
-        text=picks["position"].where(picks["position"] < 10, "").astype(str),
-        textposition="top center",
-        name=f"selected ({len(picks)})",
-        customdata=picks[["sample_id", "mean_reward"]],
-        hovertemplate=HOVER,
-    )
+    x, y = "learnability", "representativeness"
+    some, picks = _some_of(candidates), _picks(candidates, selection)
+    figure = _draw_pool(candidates, some, some[x], some[y])
+    _draw_picks(figure, picks, picks[x], picks[y])
     return figure.update_layout(
         LAYOUT,
-        title={
-            "text": f"The {len(picks)} selected of {len(candidates)} samples; "
-            "numbers are the order of choice"
-        },
+        title={"text": _how_many("Scores", candidates, some, picks)},
         xaxis={"title": {"text": "learnability (0 to 1)"}},
         yaxis={"title": {"text": "representativeness (0 to 1)"}},
     )
+
+
+def plot_embeddings(
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    embeddings: Mapping[str, NDArray[Any]],
+) -> go.Figure:
+    """Draw the samples' embeddings in two dimensions, the picks in order of choice.
+
+    The dimensions are the first two principal components of the rows at unit length,
+    between which a distance is that by which samples are chosen: its square is twice
+    the cosine distance. The axes say how much of the variance they show; a component's
+    weight of the largest size is positive.
+
+    Parameters
+    ----------
+    candidates
+        A table of `minirec.schemas.Candidates`: the whole pool. Of more than 4,000
+        samples so many are drawn, by chance but always the same, and all picks. Of
+        those so many are the components and shares.
+    selection
+        A table of `minirec.schemas.Selection`.
+    embeddings
+        ``sample_id`` (M,) and ``matrix`` (M, d), which hold the pool among others; of
+        a memory map no more than the rows that are drawn are read.
+
+    Raises
+    ------
+    InputError
+        If a sample has no embedding.
+    """
+    from sklearn.decomposition import PCA
+
+    some, picks = _some_of(candidates), _picks(candidates, selection)
+    units = _unit_rows(embeddings, some["sample_id"])
+    # a single sample, or all of them alike, have no variance to share
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pca = PCA(min(2, *units.shape), random_state=0).fit(units)
+    shares = np.zeros(2)
+    shares[: pca.n_components_] = np.nan_to_num(pca.explained_variance_ratio_)
+
+    def plane(table: pd.DataFrame) -> NDArray[np.float64]:
+        points = np.zeros((len(table), 2))
+        for first in range(0, len(table), DRAWN):
+            part = slice(first, first + DRAWN)
+            rows = _unit_rows(embeddings, table["sample_id"][part])
+            points[part, : pca.n_components_] = pca.transform(rows)
+        return points
+
+    figure = _draw_pool(candidates, some, *plane(some).T)
+    _draw_picks(figure, picks, *plane(picks).T)
+    first, second = (f"({share:.0%} of the variance)" for share in shares)
+    return figure.update_layout(
+        LAYOUT,
+        title={"text": _how_many("Embeddings", candidates, some, picks)},
+        xaxis={"title": {"text": f"first principal component {first}"}},
+        yaxis={
+            "title": {"text": f"second {second}"},
+            # a distance is the same in all directions
+            "scaleanchor": "x",
+        },
+    )
+
+
+def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
+    """Draw what the proxy earned on the samples, in the order of training.
+
+    A band in the background is a stage. The line is the mean over the samples around
+    each, an eighth of all of them, or fewer at either end.
+
+    Parameters
+    ----------
+    curriculum
+        A table of `minirec.schemas.Curriculum`.
+    """
+    rows = curriculum.sort_values("position")
+    window = max(1, len(rows) // 8)
+    means = rows["mean_reward"].rolling(window, center=True, min_periods=1).mean()
+    figure = go.Figure()
+    figure.add_scatter(
+        x=rows["position"],
+        y=rows["mean_reward"],
+        mode="markers",
+        marker={"color": SKY, "size": 7},
+        name=f"samples ({len(rows):,})",
+        customdata=rows[["sample_id", "stage"]],
+        hovertemplate="sample %{customdata[0]}, stage %{customdata[1]}<br>"
+        "position %{x}<br>mean reward %{y:.4f}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=rows["position"],
+        y=means,
+        mode="lines",
+        line={"color": VERMILION, "width": 3},
+        name=f"mean of {window:,} samples around",
+        hovertemplate="position %{x}<br>mean %{y:.4f}<extra></extra>",
+    )
+    stages = rows.groupby("stage")["position"].agg(["min", "max"]).reset_index()
+    for _, first, last in stages[1::2].itertuples(index=False):
+        figure.add_vrect(
+            first - 0.5,
+            last + 0.5,
+            fillcolor=GREY,
+            opacity=0.2,
+            line={"width": 0},
+            layer="below",
+        )
+    labelled = stages[:: -(-len(stages) // LABELS)]
+    for stage, first, last in labelled.itertuples(index=False):
+        figure.add_annotation(
+            LABEL,
+            text=f"stage {stage}" if first == 0 else str(stage),
+            x=(first + last) / 2,
+        )
+    return figure.update_layout(
+        LAYOUT,
+        title={"text": "What the proxy earned, in the order of training"},
+        xaxis={"title": {"text": "position in training"}},
+        yaxis={"title": {"text": "mean reward of a sample's rollouts"}},
+    )
+
+
+def _round_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return edges around all values, 1, 2 or 5 times a power of ten from each other."""
+    low, high = values.min(), values.max()
+    # numbers that are one but for rounding are one bar
+    least = max((high - low) / BARS, 1e-6 * max(-low, high)) or 0.01
+    power = 10 ** np.floor(np.log10(least))
+    width = next(n * power for n in (1, 2, 5, 10) if n * power >= least)
+    first, last = np.floor([low / width, high / width])
+    return width * np.arange(first - 1, last + 3)
+
+
+def _some_of(candidates: pd.DataFrame) -> pd.DataFrame:
+    if len(candidates) <= DRAWN:
+        return candidates
+    return candidates.sort_values("sample_id").sample(DRAWN, random_state=0)
+
+
+def _picks(candidates: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
+    """Return all of the selected samples, the first choice last: drawn on top."""
+    chosen = selection[["position", "sample_id"]]
+    return chosen.sort_values("position", ascending=False).merge(
+        candidates, on="sample_id"
+    )
+
+
+def _how_many(
+    what: str, candidates: pd.DataFrame, some: pd.DataFrame, picks: pd.DataFrame
+) -> str:
+    part = f"{len(some):,} of " if len(some) < len(candidates) else ""
+    return f"{what} of {part}{len(candidates):,} samples, {len(picks):,} selected"
+
+
+def _draw_pool(
+    candidates: pd.DataFrame, some: pd.DataFrame, x: Any, y: Any
+) -> go.Figure:
+    """Draw some of the candidates; the legend counts all."""
+    figure = go.Figure()
+    counts = candidates["reason"].value_counts()
+    for reason, (words, colour, symbol) in REASONS.items():
+        among = (some["reason"] == reason).to_numpy()
+        if among.any():
+            figure.add_scatter(
+                x=np.asarray(x)[among],
+                y=np.asarray(y)[among],
+                mode="markers",
+                marker={"symbol": symbol, "color": colour, "size": 7, "opacity": 0.8},
+                name=f"{words} ({counts[reason]:,})",
+                customdata=some.loc[among, KNOWN],
+                hovertemplate=HOVER,
+            )
+    return figure
+
+
+def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
+    position = picks["position"]
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers+text",
+        marker={
+            "size": 10,
+            "color": position,
+            "colorscale": [VERMILION, ORANGE, YELLOW],
+            "line": {"color": GREY, "width": 1},
+            "colorbar": {
+                "title": {"text": "order of choice", "side": "right"},
+                "title_font": {"size": 12},
+                "tickfont": {"size": 11},
+                "thickness": 10,
+                "outlinewidth": 0,
+            },
+        },
+        text=position.astype(str).where(position < NUMBERED, ""),
+        textposition="middle right",
+        textfont={"size": 12},
+        name=f"selected ({len(picks):,})",
+        customdata=picks[[*KNOWN, "position"]],
+        hovertemplate=HOVER.replace("<br>", ", choice %{customdata[4]}<br>", 1),
+    )
+
+
+def _unit_rows(
+    embeddings: Mapping[str, NDArray[Any]], ids: "pd.Series[int]"
+) -> NDArray[np.float64]:
+    rows = pd.Index(embeddings["sample_id"]).get_indexer(ids)
+    if (rows < 0).any():
+        raise InputError(
+            f"embeddings lacks {(rows < 0).sum()} of {len(ids)} candidates, sample "
+            f"{ids.iloc[rows.argmin()]} among them: run `kedro run --pipelines score` "
+            "again"
+        )
+    vectors = embeddings["matrix"][rows].astype(np.float64)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
 
 def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
@@ -177,16 +426,24 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             error_x={
                 "array": part["high"] - part["mean"],
                 "arrayminus": part["mean"] - part["low"],
-                "color": BLACK,
+                "color": GREY,
             },
             showlegend=False,
         )
-        figure.update_xaxes(title={"text": f"{name.upper()} (0 to 1)"}, col=column)
+        figure.update_xaxes(
+            title={"text": f"{name.upper()} (0 to 1)"},
+            # kedro-viz sees to the first axis alone
+            gridcolor="rgba(128, 128, 128, 0.3)",
+            zerolinecolor=GREY,
+            tickangle=0,
+            nticks=4,
+            col=column,
+        )
     return figure.update_layout(
         LAYOUT,
         title={
-            "text": f"Ranking all items for {metrics['users'].iloc[0]} users of the "
-            "test split, with bootstrap intervals"
+            "text": f"Ranking all items for {metrics['users'].iloc[0]:,} test users, "
+            "with bootstrap intervals"
         },
     )
 

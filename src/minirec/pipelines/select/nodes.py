@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from minirec.columns import (
@@ -21,11 +22,10 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.functions import function_at
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
+from minirec.reporting import figures
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
 from minirec.types import Matrix
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +174,14 @@ def _choose(
         size,
         f"{parameter} {path}",
     )
+
+
+def plot_rewards(
+    candidates: pd.DataFrame, selection: pd.DataFrame, prune: PruneParams
+) -> go.Figure:
+    """Draw the rewards of the pool with the limits at which it was pruned."""
+    easy, hard = pruning.limits(candidates[MEAN_REWARD], prune.too_easy, prune.too_hard)
+    return figures.plot_rewards(candidates, selection, easy, hard)
 
 
 def _samples_among(
