@@ -170,8 +170,8 @@ def test_the_plane_holds_rows_at_unit_length(candidates, selection, embeddings):
     picks = drawn["selected (2)"]
     assert [sample for sample, *_ in picks.customdata] == [3, 5]
     assert list(picks.text) == ["1", "0"]
-    assert "(50% of the variance)" in figure.layout.xaxis.title.text
-    assert "(50% of the variance)" in figure.layout.yaxis.title.text
+    assert "(50.0% of the variance)" in figure.layout.xaxis.title.text
+    assert "(50.0% of the variance)" in figure.layout.yaxis.title.text
 
 
 def test_the_plane_is_the_same_in_whatever_order_rows_come():
@@ -198,7 +198,7 @@ def test_samples_that_are_all_alike_are_one_point(candidates, selection):
             candidates, selection, {"sample_id": ids, "matrix": matrix}
         )
         assert all(not np.any([trace.x, trace.y]) for trace in figure.data)
-        assert "(0% of the variance)" in figure.layout.xaxis.title.text
+        assert "(0.0% of the variance)" in figure.layout.xaxis.title.text
 
 
 def test_a_sample_without_embedding_is_an_error(candidates, selection, embeddings):

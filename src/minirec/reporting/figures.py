@@ -229,7 +229,7 @@ def plot_embeddings(
 
     figure = _draw_pool(candidates, some, *plane(some).T)
     _draw_picks(figure, picks, *plane(picks).T)
-    first, second = (f"({share:.0%} of the variance)" for share in shares)
+    first, second = (f"({share:.1%} of the variance)" for share in shares)
     return figure.update_layout(
         LAYOUT,
         title={"text": _how_many("Embeddings", candidates, some, picks)},
@@ -261,7 +261,7 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         x=rows["position"],
         y=rows["mean_reward"],
         mode="markers",
-        marker={"color": SKY, "size": 7},
+        marker={"color": SKY, "size": 0.7 * _size_of_markers(len(rows))},
         name=f"samples ({len(rows):,})",
         customdata=rows[["sample_id", "stage"]],
         hovertemplate="sample %{customdata[0]}, stage %{customdata[1]}<br>"
@@ -354,16 +354,16 @@ def _draw_pool(
 
 
 def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
-    position = picks["position"]
+    position, size = picks["position"], _size_of_markers(len(picks))
     figure.add_scatter(
         x=x,
         y=y,
         mode="markers+text",
         marker={
-            "size": 10,
+            "size": size,
             "color": position,
             "colorscale": [VERMILION, ORANGE, YELLOW],
-            "line": {"color": GREY, "width": 1},
+            "line": {"color": GREY, "width": size / 10},
             "colorbar": {
                 "title": {"text": "order of choice", "side": "right"},
                 "title_font": {"size": 12},
@@ -379,6 +379,11 @@ def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
         customdata=picks[[*KNOWN, "position"]],
         hovertemplate=HOVER.replace("<br>", ", choice %{customdata[4]}<br>", 1),
     )
+
+
+def _size_of_markers(n: int) -> float:
+    """Return a diameter in pixels that leaves many markers apart."""
+    return min(max(4.0, 200 / n**0.5), 10.0)
 
 
 def _unit_rows(
