@@ -88,6 +88,11 @@ def test_a_row_of_zeros_is_unlike_every_other():
     assert select_diverse(embeddings, [1, 0.5, 0.9, 0.4], 4).tolist() == [0, 1, 3, 2]
 
 
+def test_samples_worth_nothing_come_last():
+    values = [0, 0, 0.25, 0.25, 0.25]
+    assert select_diverse(np.zeros((5, 2)), values, 4).tolist() == [2, 3, 4, 0]
+
+
 @given(candidates())
 def test_picks_are_those_of_the_plain_algorithm(candidate):
     embeddings, values, k, start = candidate

@@ -203,7 +203,7 @@ class _Search:
         upper, values = self.upper[pool], self.values[pool]
         units = self.units(pool).astype(np.float32)
         distance = 1 - _rough_cosines(units, units).astype(np.float64) + self.rough
-        while self.n_picks < len(self.picks):
+        while self.n_picks < len(self.picks) and upper.max() > 0:
             floor = (upper - 2 * self.rough * values).max()
             able = np.flatnonzero(upper >= floor)
             if len(able) > 1:
