@@ -13,16 +13,14 @@ from minirec.selection.diversity import select_diverse
 def plain_picks(embeddings, values, k, start=None):
     """Choose as `select_diverse` promises, from every cosine in float64."""
     length = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    unit = np.divide(
-        embeddings, length, out=np.zeros(embeddings.shape), where=length > 0
-    )
+    unit = embeddings / np.where(length > 0, length, 1)
     picks = [int(np.argmax(values)) if start is None else start]
     distance = np.full(len(values), np.inf)
     while len(picks) < k:
         distance = np.minimum(distance, 1 - unit @ unit[picks[-1]])
-        key = values * distance
-        # Far above the rounding of a cosine, far below a difference of two keys here.
-        tie = key >= np.delete(key, picks).max() - 1e-12
+        # far above the rounding of a cosine, far below a difference of two here
+        low, high = values * (distance - 1e-12), values * (distance + 1e-12)
+        tie = high >= np.delete(low, picks).max(initial=0)
         tie[picks] = False
         picks.append(int(np.argmax(tie)))
     return picks
@@ -39,7 +37,15 @@ def candidates(draw):
     values = draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))
     k = draw(st.integers(1, n))
     start = draw(st.none() | st.integers(0, n - 1))
-    return np.array(rows, np.float32), np.array(values) / 4, k, start
+    # the smallest numbers there are, and such that a product of two goes beyond them
+    size = draw(st.sampled_from([1, 2**-149, 1e-30, 1e30]))
+    worth = draw(st.sampled_from([0.25, 5e-324, 1e-310, 1e-302, 1e300]))
+    return (
+        np.float32(size) * np.array(rows, np.float32),
+        worth * np.array(values),
+        k,
+        start,
+    )
 
 
 def test_picks_worked_out_by_hand():
@@ -82,6 +88,11 @@ def test_a_row_of_zeros_is_unlike_every_other():
     assert select_diverse(embeddings, [1, 0.5, 0.9, 0.4], 4).tolist() == [0, 1, 3, 2]
 
 
+def test_samples_worth_nothing_come_last():
+    values = [0, 0, 0.25, 0.25, 0.25]
+    assert select_diverse(np.zeros((5, 2)), values, 4).tolist() == [2, 3, 4, 0]
+
+
 @given(candidates())
 def test_picks_are_those_of_the_plain_algorithm(candidate):
     embeddings, values, k, start = candidate
@@ -89,15 +100,38 @@ def test_picks_are_those_of_the_plain_algorithm(candidate):
     assert select_diverse(embeddings, values, k, start).tolist() == expected
 
 
-@settings(max_examples=20, deadline=None)
-@given(candidates(), st.integers(1, 3), st.integers(1, 8))
-def test_batches_and_blocks_change_no_pick(candidate, batch, block):
+@settings(max_examples=50, deadline=None)
+@given(candidates(), st.lists(st.integers(1, 8), min_size=5, max_size=5))
+def test_sizes_of_parts_change_no_pick(candidate, sizes):
     embeddings, values, k, start = candidate
-    expected = select_diverse(embeddings, values, k, start)
+    expected = plain_picks(embeddings, values, k, start)
+    names = ("_BLOCK", "_ROWS", "_PICKS", "_POOL", "_SLICE")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diversity, "_BATCH", batch)
-        patch.setattr(diversity, "_BLOCK", block)
-        assert (select_diverse(embeddings, values, k, start) == expected).all()
+        for name, size in zip(names, sizes, strict=True):
+            patch.setattr(diversity, name, size)
+        assert select_diverse(embeddings, values, k, start).tolist() == expected
+
+
+def test_float32_decides_nothing_that_it_cannot_tell():
+    # Rows lie at about 0.44 from one another, and at less than 0.25 from row 0, where
+    # they differ by 1e-9: float32 takes them for equal or in the wrong order.
+    cosine = 0.75 + 1e-9 * np.random.default_rng(0).permutation(300)
+    embeddings = np.eye(301)
+    embeddings[1:] *= np.sqrt(1 - cosine**2)[:, None]
+    embeddings[1:, 0] = cosine
+    picks = select_diverse(embeddings, np.r_[2, np.ones(300)], 100)
+    assert picks.tolist() == [0, *1 + np.argsort(cosine)[:99]]
+
+
+def test_a_tie_of_more_rows_than_are_looked_at_together(monkeypatch):
+    monkeypatch.setattr(diversity, "_POOL", 64)
+    embeddings = np.zeros((500, 8), np.float32)
+    embeddings[400:] = np.eye(8)[np.arange(100) % 8]
+    values = np.r_[np.full(499, 0.5), 1]
+    # All are orthogonal, until copies alone are left: rows 407 on, of row 499 (which
+    # is of the kind of row 403) and of rows 400 to 406.
+    expected = [499, *range(403), *range(404, 408), 403, *range(408, 499)]
+    assert select_diverse(embeddings, values, 500).tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -1,5 +1,7 @@
 """Max-min selection: valuable samples, each unlike those already chosen."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -8,8 +10,14 @@ from minirec.errors import InputError
 
 # numbers of the embeddings held in float64 at once: 4 MiB
 _BLOCK = 2**19
-# rows looked at together: enough for a matrix product, few enough to stay lazy
-_BATCH = 256
+# rows and picks compared at once: enough for a matrix product, few enough to stay lazy
+_ROWS, _PICKS = 256, 64
+# rows with the highest bounds, among which picks are made without the others
+_POOL = 1024
+# products that are added up in float32 before their sums are: its error grows with them
+_SLICE = 128
+# keys between which float64 rounds by no more than its relative precision
+_NORMAL = 1e-300, 1e300
 
 
 def select_diverse(
@@ -54,9 +62,11 @@ def select_diverse(
     Notes
     -----
     Keys only fall as picks are added, so a row's key against some of the picks bounds
-    its key against all. Only rows whose bound reaches the largest key are compared with
-    the picks they have not met, many at a time. Memory beyond the embeddings is about
-    ``k x d`` float64 numbers.
+    its key against all. Only rows whose bound comes near the largest key are compared
+    with picks they have not met, some at a time, until it is clear that they are not
+    next. That is done in float32, with a bound on its error; rows that it cannot tell
+    apart are compared in float64. Memory beyond the embeddings is about ``k x d``
+    numbers in both precisions.
 
     Examples
     --------
@@ -103,29 +113,41 @@ class _Search:
     """The picks so far, and a bound on the key of every row.
 
     ``upper[i]`` bounds the key of row i from above, by its distance to the first
-    ``met[i]`` picks; it is -inf for a pick. The key of a row that has met all picks
-    lies between ``lower`` and ``upper``, which rounding keeps apart.
+    ``met[i]`` picks; it is -inf for a pick. ``near[i]`` is the distance in float64 to
+    the nearest of the first ``settled[i]`` picks.
+
+    A sum of m products of two unit vectors' numbers errs by m roundings at most, and
+    the vectors by one or two each: with room for what is of second order, a cosine errs
+    by less than ``rough`` in float32 and less than ``rounding`` in float64.
     """
 
     def __init__(
         self, embeddings: NDArray[np.floating], values: NDArray[np.float64], k: int
     ) -> None:
         n, width = embeddings.shape
-        self.embeddings, self.values = embeddings, values
-        self.block = max(1, _BLOCK // max(1, width))
+        # a plain view of a memory map: its own class is slow to index
+        self.embeddings, self.values = np.asarray(embeddings), values
         self.length = self._lengths()
-        self.rounding = (width + 8) * np.finfo(np.float64).eps
+        # beyond these lengths, float32 may overflow or lose digits
+        self.tame = self.length.min() > 1e-15 and self.length.max() < 1e15
+        terms = min(width, _SLICE) + width // _SLICE + 8
+        self.rough = terms * float(np.finfo(np.float32).eps) / 2
+        self.rounding = (width + 8) * float(np.finfo(np.float64).eps)
         self.picks = np.empty(k, dtype=np.int64)
         self.n_picks = 0
         self.centres = np.empty((k, width))
-        self.upper = values * (2 + self.rounding)
+        self.rough_centres = np.empty((k, width), np.float32)
+        self.upper = values * (2 + self.rough)
         self.met = np.zeros(n, dtype=np.int64)
+        self.near = np.full(n, np.inf)
+        self.settled = np.zeros(n, dtype=np.int64)
 
     def _lengths(self) -> NDArray[np.float64]:
         length = np.empty(len(self.embeddings))
-        for first in range(0, len(length), self.block):
-            rows = self.embeddings[first : first + self.block].astype(np.float64)
-            length[first : first + self.block] = np.linalg.norm(rows, axis=1)
+        block = max(1, _BLOCK // max(1, self.embeddings.shape[1]))
+        for first in range(0, len(length), block):
+            rows = self.embeddings[first : first + block].astype(np.float64)
+            length[first : first + block] = np.sqrt(np.vecdot(rows, rows))
         if not np.isfinite(length).all():
             raise InputError(
                 f"embeddings is not finite at row {np.argmin(np.isfinite(length))}: "
@@ -137,67 +159,146 @@ class _Search:
         """Return rows at length 1."""
         return self.embeddings[rows] / self.length[rows, None]
 
-    def lower(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Bound the keys of rows that have met all picks from below."""
-        return self.upper[rows] - 2 * self.rounding * self.values[rows]
-
     def pick(self, row: int) -> None:
         """Choose a row."""
         self.picks[self.n_picks] = row
         self.centres[self.n_picks] = self.units(np.array([row]))[0]
+        self.rough_centres[self.n_picks] = self.centres[self.n_picks]
         self.n_picks += 1
         self.upper[row] = -np.inf
 
-    def meet(
-        self, rows: NDArray[np.int64], units: NDArray[np.float64], first: int
-    ) -> None:
-        """Compare rows with the picks from number ``first`` on."""
-        cosine = units @ self.centres[first : self.n_picks].T
-        key = self.values[rows] * (1 - cosine.max(axis=1) + self.rounding)
-        self.upper[rows] = np.minimum(self.upper[rows], key)
-        self.met[rows] = self.n_picks
-
     def pick_some(self) -> None:
         """Choose the next row, and those after it that the best rows can settle."""
-        floor = self._largest_key()
-        if floor == 0:
-            # All keys are 0 and stay so: the rest is one tie.
-            left = len(self.picks) - self.n_picks
-            for row in np.flatnonzero(self.upper >= 0)[:left]:
-                self.pick(int(row))
-            return
-        row = int(np.argmax(self.upper >= floor))
-        known = np.flatnonzero((self.upper >= 0) & (self.met == self.n_picks))
-        leaders = np.sort(self._highest(known, _BATCH))
-        others = self.upper.copy()
-        others[leaders] = -np.inf
-        units, ceiling = self.units(leaders), others.max()
-        while True:
-            self.pick(row)
-            if self.n_picks == len(self.picks):
-                return
-            self.meet(leaders, units, self.n_picks - 1)
-            floor = self.lower(leaders).max()
-            if floor <= ceiling:
-                return
-            row = int(leaders[np.argmax(self.upper[leaders] >= floor)])
+        limit, pool = self._pool()
+        before = self.n_picks
+        if 0 < len(pool) <= 2 * _POOL:
+            self._pick_among(pool, limit)
+        if self.n_picks == before:
+            self._pick_one()
 
-    def _largest_key(self) -> float:
-        """Let rows meet the picks until one has the largest key, bounded from below."""
-        known = np.flatnonzero((self.upper >= 0) & (self.met == self.n_picks))
-        floor, count = self.lower(known).max(initial=0), _BATCH
+    def _pool(self) -> tuple[float, NDArray[np.int64]]:
+        """Return a limit, and the rows whose bounds by all picks reach it.
+
+        Where too many are tied at the limit, they are returned as they are.
+        """
+        count, n_left = _POOL, len(self.upper) - self.n_picks
         while True:
-            behind = np.flatnonzero((self.upper >= floor) & (self.met < self.n_picks))
+            limit = 0.0
+            if count < n_left:
+                limit = float(np.partition(self.upper, -count)[-count])
+            rows = np.flatnonzero((self.upper >= limit) & (self.upper > 0))
+            if len(rows) > 2 * count:
+                return limit, rows
+            self._meet(rows, limit)
+            rows = rows[self.upper[rows] >= limit]
+            if rows.size or count >= n_left:
+                return limit, rows
+            count *= 2
+
+    def _pick_among(self, pool: NDArray[np.int64], limit: float) -> None:
+        """Choose rows of the pool while it holds the largest key for certain.
+
+        All rows of the pool have met all picks, and all others have keys below limit.
+        """
+        upper, values = self.upper[pool], self.values[pool]
+        units = self.units(pool).astype(np.float32)
+        distance = 1 - _rough_cosines(units, units).astype(np.float64) + self.rough
+        while self.n_picks < len(self.picks) and upper.max() > 0:
+            floor = (upper - 2 * self.rough * values).max()
+            able = np.flatnonzero(upper >= floor)
+            if len(able) > 1:
+                self._settle(pool[able])
+                upper[able] = self.upper[pool[able]]
+                floor = self._lower(pool[able]).max()
+                able = able[upper[able] >= floor]
+            if floor < limit or not _NORMAL[0] < floor < _NORMAL[1]:
+                break
+            self.pick(int(pool[able[0]]))
+            upper[able[0]] = -np.inf
+            upper = np.minimum(upper, values * distance[able[0]])
+            self.upper[pool], self.met[pool] = upper, self.n_picks
+
+    def _pick_one(self) -> None:
+        """Choose the next row of all, or what is left where every key is 0."""
+        known = np.flatnonzero((self.upper >= 0) & (self.settled == self.n_picks))
+        floor, count = self._lower(known).max(initial=0), _ROWS
+        while True:
+            able = np.flatnonzero(self.upper >= floor)
+            known = self.settled[able] == self.n_picks
+            behind = able[~known & (self.upper[able] > 0)]
+            if floor > 0:
+                # Rows after the first of the known can at most tie with it, unless
+                # their bounds are higher.
+                first = able[known][0]
+                behind = behind[
+                    (behind < first) | (self.upper[behind] > self.upper[first])
+                ]
             if not behind.size:
-                return floor
-            rows = self._highest(behind, count)
-            rows = rows[np.argsort(self.met[rows])]
-            for part in np.split(rows, range(self.block, len(rows), self.block)):
-                self.meet(part, self.units(part), int(self.met[part[0]]))
-            floor, count = max(floor, self.lower(rows).max()), 2 * count
+                break
+            if len(behind) > count:
+                highest = np.argpartition(self.upper[behind], -count)[-count:]
+                behind = np.sort(behind[highest])
+            self._meet(behind, floor)
+            behind = behind[self.upper[behind] >= floor]
+            self._settle(behind)
+            floor, count = self._lower(behind).max(initial=floor), 2 * count
+        if floor > 0:
+            self.pick(int(first))
+            return
+        # All keys are 0 and stay so: the rest is one tie.
+        for row in able[: len(self.picks) - self.n_picks]:
+            self.pick(int(row))
 
-    def _highest(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """Return, of these rows, the ``count`` with the highest bounds."""
-        if len(rows) <= count:
-            return rows
-        return rows[np.argpartition(self.upper[rows], -count)[-count:]]
+    def _meet(self, rows: NDArray[np.int64], limit: float) -> None:
+        """Compare rows with picks in float32 until their bounds fall below limit."""
+        for part, first in self._behind(rows, self.met, _ROWS):
+            if self.tame:
+                scale, found = 1 / self.length[part], self.embeddings[part]
+            else:
+                scale, found = np.ones(len(part)), self.units(part)
+            found = found.astype(np.float32, copy=False)
+            while part.size and first < self.n_picks:
+                last = min(first + _PICKS, self.n_picks)
+                cosine = _rough_cosines(found, self.rough_centres[first:last])
+                nearest = 1 - cosine.max(axis=1) * scale + self.rough
+                self._bound(part, nearest)
+                self.met[part] = np.maximum(self.met[part], last)
+                left = self.upper[part] >= limit
+                part, found, scale, first = part[left], found[left], scale[left], last
+
+    def _settle(self, rows: NDArray[np.int64]) -> None:
+        """Compare rows with all picks in float64."""
+        size = max(1, min(_ROWS, _BLOCK // self.n_picks))
+        for part, first in self._behind(rows, self.settled, size):
+            cosine = self.units(part) @ self.centres[first : self.n_picks].T
+            self.near[part] = np.minimum(self.near[part], 1 - cosine.max(axis=1))
+            self.settled[part] = self.met[part] = self.n_picks
+            self._bound(part, self.near[part] + self.rounding)
+
+    def _behind(
+        self, rows: NDArray[np.int64], done: NDArray[np.int64], size: int
+    ) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Yield rows that lack picks, and the first that one of them lacks."""
+        rows = rows[done[rows] < self.n_picks]
+        rows = rows[np.argsort(done[rows], kind="stable")]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield part, int(done[part[0]])
+
+    def _bound(self, rows: NDArray[np.int64], distance: NDArray[np.float64]) -> None:
+        self.upper[rows] = np.minimum(self.upper[rows], self.values[rows] * distance)
+
+    def _lower(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Bound the keys of settled rows from below."""
+        return self.values[rows] * (self.near[rows] - self.rounding)
+
+
+def _rough_cosines(
+    rows: NDArray[np.float32], centres: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the products of rows and centres, added up in slices."""
+    total = rows[:, :_SLICE] @ centres[:, :_SLICE].T
+    for first in range(_SLICE, rows.shape[1], _SLICE):
+        part = slice(first, first + _SLICE)
+        total += rows[:, part] @ centres[:, part].T
+    return total
