@@ -1,5 +1,6 @@
 import inspect
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,19 @@ def test_the_example_of_the_readme(tables):
     tables["candidates"].loc[3, "value"] = 0.95
     assert mine["one_per_target"](tables, 4, seed=0).tolist() == [3, 5, 7, 8]
     assert mine["discounted_rank"](np.array([0, 2]), None, None).tolist() == [1, 0.5]
+
+
+def test_the_embeddings_of_a_large_pool_are_never_copied_whole():
+    n = 40_000
+    rows = np.random.default_rng(0).normal(size=(n, 256)).astype(np.float32)
+    ids = np.arange(n)
+    candidates = pd.DataFrame({"sample_id": ids, "value": 1 + ids / n})
+    given = {
+        "candidates": candidates[ids % 5 > 0],
+        "embeddings": {"sample_id": ids, "matrix": rows},
+    }
+    tracemalloc.start()
+    strategies.diverse(given, 20, seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < rows.nbytes / 2

@@ -125,8 +125,9 @@ class _Search:
         self, embeddings: NDArray[np.floating], values: NDArray[np.float64], k: int
     ) -> None:
         n, width = embeddings.shape
-        # a plain view of a memory map: its own class is slow to index
-        self.embeddings, self.values = np.asarray(embeddings), values
+        if isinstance(embeddings, np.memmap):  # whose own class is slow to index
+            embeddings = embeddings.view(np.ndarray)
+        self.embeddings, self.values = embeddings, values
         self.length = self._lengths()
         # beyond these lengths, float32 may overflow or lose digits
         self.tame = self.length.min() > 1e-15 and self.length.max() < 1e15
