@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from minirec.columns import (
     KEPT,
@@ -96,9 +97,10 @@ def compare_strategies(
     """
     tables = _tables(candidates, prompts, items, gradients, embeddings)
     chosen: list[NDArray[np.int64]] = []
-    for path in compare:
-        logger.info("compare_strategies: %s", path)
-        chosen.append(_choose(path, "select.compare", tables, size, seed))
+    with tqdm(compare, desc="compare_strategies", unit=" strategies") as bar:
+        for path in bar:
+            bar.set_postfix_str(path.rpartition(".")[2])
+            chosen.append(_choose(path, "select.compare", tables, size, seed))
     return pd.DataFrame(
         {
             STRATEGY: pd.array(compare, dtype="str").repeat(size),
