@@ -15,8 +15,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 BUILD = Path("build")
-PICTURE = Path("docs/dag.png")
-SIZE = 900, 2000
 # What a visitor would have chosen: no tour, no side panels, light.
 CHOICES = {
     "showFeatureHints": False,
@@ -33,23 +31,31 @@ class QuietHandler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def main() -> None:
-    """Build the static pages of kedro-viz, open them and take their picture."""
+def build(*options: str) -> None:
+    """Build the static pages of kedro-viz, as a visitor would have set them."""
+    kedro = Path(sys.executable).parent / "kedro"
+    subprocess.run([kedro, "viz", "build", *options], check=True)  # noqa: S603
+    add_script(f"localStorage.setItem('KedroViz', {json.dumps(json.dumps(CHOICES))})")
+
+
+def add_script(script: str) -> None:
+    """Let the page that was built run a script before its own."""
+    page = BUILD / "index.html"
+    page.write_text(
+        page.read_text().replace("<head>", f"<head><script>{script}</script>", 1)
+    )
+
+
+def take_picture(picture: Path, size: tuple[int, int], query: str = "") -> None:
+    """Open what was built, take its picture and delete it."""
     chromium = shutil.which("chromium") or sys.exit(
         "Install Chromium: it is not on PATH."
-    )
-    kedro = Path(sys.executable).parent / "kedro"
-    subprocess.run([kedro, "viz", "build"], check=True)  # noqa: S603
-    page = BUILD / "index.html"
-    choose = f"localStorage.setItem('KedroViz', {json.dumps(json.dumps(CHOICES))})"
-    page.write_text(
-        page.read_text().replace("<head>", f"<head><script>{choose}</script>", 1)
     )
     server = ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(QuietHandler, directory=BUILD)
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    PICTURE.unlink(missing_ok=True)
+    picture.unlink(missing_ok=True)
     subprocess.run(  # noqa: S603
         [
             chromium,
@@ -59,10 +65,10 @@ def main() -> None:
             "--disable-background-networking",
             "--hide-scrollbars",
             "--force-device-scale-factor=2",
-            f"--window-size={SIZE[0]},{SIZE[1]}",
+            f"--window-size={size[0]},{size[1]}",
             "--virtual-time-budget=20000",
-            f"--screenshot={PICTURE.resolve()}",
-            f"http://127.0.0.1:{server.server_port}/",
+            f"--screenshot={picture.resolve()}",
+            f"http://127.0.0.1:{server.server_port}/{query}",
         ],
         check=True,
         capture_output=True,
@@ -70,6 +76,12 @@ def main() -> None:
     )
     server.shutdown()
     shutil.rmtree(BUILD)
+
+
+def main() -> None:
+    """Draw the pipelines."""
+    build()
+    take_picture(Path("docs/dag.png"), (900, 2000))
 
 
 if __name__ == "__main__":

@@ -136,10 +136,17 @@ def test_picks_lie_at_their_scores_with_the_first_on_top(candidates, selection):
     assert list(picks.marker.color) == [1, 0]
     assert list(picks.text) == ["1", "0"]
     assert list(drawn["pruned: too easy (1)"].x) == [0.1]
+    # all of the kept are picks, and drawn once
+    assert list(drawn) == [
+        "pruned: too easy (1)",
+        "pruned: too hard (1)",
+        "selected (2)",
+    ]
 
 
 def test_ten_picks_wear_their_number():
-    (_, picks) = plot_selection(*pool(n=20, k=12)).data
+    (others, picks) = plot_selection(*pool(n=20, k=12)).data
+    assert list(others.x) == list(np.linspace(0, 1, 20)[:8])
     assert list(picks.text) == ["", "", *"9876543210"]
 
 
@@ -223,8 +230,10 @@ def test_of_a_large_pool_a_part_is_drawn_and_every_pick(monkeypatch, tmp_path):
     ):
         figure = draw()
         drawn = traces(figure)
-        assert len(drawn["kept (1,000)"].x) == 40
-        assert len(drawn["selected (100)"].x) == 100
+        others, picks = drawn["kept (1,000)"], drawn["selected (100)"]
+        assert 30 < len(others.x) < 40
+        assert not np.isin(others.customdata[:, 0], picks.customdata[:, 0]).any()
+        assert len(picks.x) == 100
         title = f"{what} of 40 of 1,000 samples, 100 selected"
         assert figure.layout.title.text == title
         assert figure == draw()

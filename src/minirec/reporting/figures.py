@@ -119,7 +119,7 @@ def plot_rewards(
                 marker={"color": colour, "line": {"width": 0}},
                 customdata=np.column_stack([edges[bars], edges[bars + 1]]),
                 hovertemplate="mean reward %{customdata[0]:.4~g} to "
-                "%{customdata[1]:.4~g}<br>%{y:,} samples",
+                f"%{{customdata[1]:.4~g}}<br>%{{y:,}} samples<extra>{words}</extra>",
             )
     picks = _picks(candidates, selection)
     highest = np.histogram(candidates["mean_reward"], edges)[0].max()
@@ -135,7 +135,7 @@ def plot_rewards(
         name=f"selected ({len(picks):,})",
         customdata=picks[["sample_id", "position"]],
         hovertemplate="sample %{customdata[0]}, choice %{customdata[1]}<br>"
-        "mean reward %{x:.4f}",
+        "mean reward %{x:.4f}<extra>selected</extra>",
     )
     for limit, words, anchor in (
         (too_hard, "\u25c2 too hard", "right"),
@@ -170,7 +170,8 @@ def plot_selection(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figu
     """
     x, y = "learnability", "representativeness"
     some, picks = _some_of(candidates), _picks(candidates, selection)
-    figure = _draw_pool(candidates, some, some[x], some[y])
+    others = _without(some, picks)
+    figure = _draw_others(candidates, others, others[x], others[y])
     _draw_picks(figure, picks, picks[x], picks[y])
     return figure.update_layout(
         LAYOUT,
@@ -227,7 +228,8 @@ def plot_embeddings(
             points[part, : pca.n_components_] = pca.transform(rows)
         return points
 
-    figure = _draw_pool(candidates, some, *plane(some).T)
+    others = _without(some, picks)
+    figure = _draw_others(candidates, others, *plane(others).T)
     _draw_picks(figure, picks, *plane(picks).T)
     first, second = (f"({share:.1%} of the variance)" for share in shares)
     return figure.update_layout(
@@ -325,6 +327,11 @@ def _picks(candidates: pd.DataFrame, selection: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _without(some: pd.DataFrame, picks: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the picks: a point below a pick would take the mouse from it."""
+    return some[~some["sample_id"].isin(picks["sample_id"])]
+
+
 def _how_many(
     what: str, candidates: pd.DataFrame, some: pd.DataFrame, picks: pd.DataFrame
 ) -> str:
@@ -332,14 +339,14 @@ def _how_many(
     return f"{what} of {part}{len(candidates):,} samples, {len(picks):,} selected"
 
 
-def _draw_pool(
-    candidates: pd.DataFrame, some: pd.DataFrame, x: Any, y: Any
+def _draw_others(
+    candidates: pd.DataFrame, others: pd.DataFrame, x: Any, y: Any
 ) -> go.Figure:
-    """Draw some of the candidates; the legend counts all."""
+    """Draw some of the candidates; the legend counts all, the picks too."""
     figure = go.Figure()
     counts = candidates["reason"].value_counts()
     for reason, (words, colour, symbol) in REASONS.items():
-        among = (some["reason"] == reason).to_numpy()
+        among = (others["reason"] == reason).to_numpy()
         if among.any():
             figure.add_scatter(
                 x=np.asarray(x)[among],
@@ -347,8 +354,8 @@ def _draw_pool(
                 mode="markers",
                 marker={"symbol": symbol, "color": colour, "size": 7, "opacity": 0.8},
                 name=f"{words} ({counts[reason]:,})",
-                customdata=some.loc[among, KNOWN],
-                hovertemplate=HOVER,
+                customdata=others.loc[among, KNOWN],
+                hovertemplate=f"{HOVER}<extra>{words}</extra>",
             )
     return figure
 
@@ -377,7 +384,8 @@ def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
         textfont={"size": 12},
         name=f"selected ({len(picks):,})",
         customdata=picks[[*KNOWN, "position"]],
-        hovertemplate=HOVER.replace("<br>", ", choice %{customdata[4]}<br>", 1),
+        hovertemplate=HOVER.replace("<br>", ", choice %{customdata[4]}<br>", 1)
+        + "<extra>selected</extra>",
     )
 
 
@@ -441,7 +449,9 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             gridcolor="rgba(128, 128, 128, 0.3)",
             zerolinecolor=GREY,
             tickangle=0,
-            nticks=4,
+            nticks=6,
+            title_font={"size": 12},
+            tickfont={"size": 11},
             col=column,
         )
     return figure.update_layout(
