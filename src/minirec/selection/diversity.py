@@ -14,9 +14,9 @@ _BLOCK = 2**19
 _ROWS, _PICKS = 256, 64
 # rows with the highest bounds, among which picks are made without the others
 _POOL = 1024
-# products that are added up in float32 before their sums are: its error grows with them
+# products added up before their sums are, which keeps the error of float32 small
 _SLICE = 128
-# keys between which float64 rounds by no more than its relative precision
+# between these keys, float64 holds all its digits
 _NORMAL = 1e-300, 1e300
 
 
@@ -116,9 +116,10 @@ class _Search:
     ``met[i]`` picks; it is -inf for a pick. ``near[i]`` is the distance in float64 to
     the nearest of the first ``settled[i]`` picks.
 
-    A sum of m products of two unit vectors' numbers errs by m roundings at most, and
-    the vectors by one or two each: with room for what is of second order, a cosine errs
-    by less than ``rough`` in float32 and less than ``rounding`` in float64.
+    The products of two unit vectors' numbers, added up in any order, err by one rounding
+    for each of the sums that a number goes through, and by a few for the products and
+    the vectors themselves. So a cosine errs by less than ``rough`` in float32, where
+    sums are made in slices, and by less than ``rounding`` in float64.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class _Search:
         """
         upper, values = self.upper[pool], self.values[pool]
         units = self.units(pool).astype(np.float32)
-        distance = 1 - _rough_cosines(units, units).astype(np.float64) + self.rough
+        distance = 1 - _cosines(units, units).astype(np.float64) + self.rough
         while self.n_picks < len(self.picks) and upper.max() > 0:
             floor = (upper - 2 * self.rough * values).max()
             able = np.flatnonzero(upper >= floor)
@@ -260,7 +261,7 @@ class _Search:
             found = found.astype(np.float32, copy=False)
             while part.size and first < self.n_picks:
                 last = min(first + _PICKS, self.n_picks)
-                cosine = _rough_cosines(found, self.rough_centres[first:last])
+                cosine = _cosines(found, self.rough_centres[first:last])
                 nearest = 1 - cosine.max(axis=1) * scale + self.rough
                 self._bound(part, nearest)
                 self.met[part] = np.maximum(self.met[part], last)
@@ -271,7 +272,7 @@ class _Search:
         """Compare rows with all picks in float64."""
         size = max(1, min(_ROWS, _BLOCK // self.n_picks))
         for part, first in self._behind(rows, self.settled, size):
-            cosine = self.units(part) @ self.centres[first : self.n_picks].T
+            cosine = _cosines(self.units(part), self.centres[first : self.n_picks])
             self.near[part] = np.minimum(self.near[part], 1 - cosine.max(axis=1))
             self.settled[part] = self.met[part] = self.n_picks
             self._bound(part, self.near[part] + self.rounding)
@@ -294,9 +295,9 @@ class _Search:
         return self.values[rows] * (self.near[rows] - self.rounding)
 
 
-def _rough_cosines(
-    rows: NDArray[np.float32], centres: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _cosines(
+    rows: NDArray[np.floating], centres: NDArray[np.floating]
+) -> NDArray[np.floating]:
     """Return the products of rows and centres, added up in slices."""
     total = rows[:, :_SLICE] @ centres[:, :_SLICE].T
     for first in range(_SLICE, rows.shape[1], _SLICE):
