@@ -394,8 +394,9 @@ def proxy(
 
     class Plain(GRPOTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            ours = ("rollout_func", "order", "n")
-            theirs = {name: v for name, v in kwargs.items() if name not in ours}
+            for _ in kwargs.pop("order"):  # the curriculum's, which TRL keeps by itself
+                pass
+            theirs = {k: v for k, v in kwargs.items() if k not in ("rollout_func", "n")}
             super().__init__(*args, **theirs)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -240,8 +240,9 @@ class SummaryHook:
                 written = saved
             if "candidates" in saved:
                 console.print(summary.pruning_table(catalog.load("candidates")))
-            after = following(run_params)
-            step = kedro_run([after], run_params) if after else guide(run_params)
+            after, step = following(run_params), guide(run_params)
+            if step is None and after:
+                step = kedro_run([after], run_params)
             line = summary.what_comes_next(sorted(written), step)
             console.print(line, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Kedro's datasets of local files, each file there whole or not at all."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -104,16 +105,18 @@ class JSONLinesDataset(WholeFile, pandas.JSONDataset):
     """``pandas.JSONDataset`` with an object a line, that saves in one step."""
 
     # without `dtype`, pandas would make numbers and dates of texts that look like them
-    DEFAULT_LOAD_ARGS: ClassVar = {"lines": True, "dtype": False}
-    DEFAULT_SAVE_ARGS: ClassVar = {
+    DEFAULT_LOAD_ARGS: ClassVar = {
         "lines": True,
-        "orient": "records",
-        "force_ascii": False,
-        "double_precision": 15,
+        "dtype": False,
+        "precise_float": True,
     }
+    # pandas would cut off numbers after 15 digits
+    DEFAULT_SAVE_ARGS: ClassVar = {"ensure_ascii": False}
 
     def _write(self, data: pd.DataFrame, path: Path) -> None:
-        data.to_json(path, **self._save_args)
+        with path.open("w", encoding="utf-8") as file:
+            for row in data.to_dict("records"):
+                file.write(json.dumps(row, **self._save_args) + "\n")
 
 
 class WholeText(WholeFile):

@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from minirec.arrays import finite_vector
 from minirec.columns import KEPT, NO_SPREAD, TEST, TOO_EASY, TOO_HARD, TRAIN
 from minirec.errors import InputError
 from minirec.reporting.summary import METHODS
@@ -278,24 +279,35 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         hovertemplate="position %{x}<br>mean %{y:.4f}<extra></extra>",
     )
     stages = rows.groupby("stage")["position"].agg(["min", "max"]).reset_index()
-    for _, first, last in stages[1::2].itertuples(index=False):
-        figure.add_vrect(
-            first - 0.5,
-            last + 0.5,
-            fillcolor=GREY,
-            opacity=0.2,
-            line={"width": 0},
-            layer="below",
-        )
     labelled = stages[:: -(-len(stages) // LABELS)]
-    for stage, first, last in labelled.itertuples(index=False):
-        figure.add_annotation(
-            LABEL,
-            text=f"stage {stage}" if first == 0 else str(stage),
-            x=(first + last) / 2,
-        )
+    # all at once: plotly copies those there are with each that is added
+    bands = [
+        {
+            "type": "rect",
+            "x0": first - 0.5,
+            "x1": last + 0.5,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "fillcolor": GREY,
+            "opacity": 0.2,
+            "line": {"width": 0},
+            "layer": "below",
+        }
+        for _, first, last in stages[1::2].itertuples(index=False)
+    ]
+    labels = [
+        LABEL
+        | {
+            "text": f"stage {stage}" if first == 0 else str(stage),
+            "x": (first + last) / 2,
+        }
+        for stage, first, last in labelled.itertuples(index=False)
+    ]
     return figure.update_layout(
         LAYOUT,
+        shapes=bands,
+        annotations=labels,
         title={"text": "What the proxy earned, in the order of training"},
         xaxis={"title": {"text": "position in training"}},
         yaxis={"title": {"text": "mean reward of a sample's rollouts"}},
@@ -406,6 +418,7 @@ def _unit_rows(
         )
     vectors = embeddings["matrix"][rows].astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    finite_vector(norms[:, 0], "the length of embeddings")
     return vectors / np.where(norms > 0, norms, 1)
 
 

@@ -467,7 +467,12 @@ def _training(
     planned = "curriculum" in own and len(own["curriculum"]) > 0
     another = f"consumed {_of_another('curriculum', 'train_eval', env)}"
     if own["consumed"].empty:
-        return f"without it: {another}" if planned else "not trained on"
+        if not planned:
+            return "not trained on"
+        consumed, whole = tables["consumed"][SAMPLE_ID], tables["curriculum"][SAMPLE_ID]
+        paced = len(consumed) and consumed.isin(whole).all()
+        why = "the pace did not reach it" if paced else another
+        return f"without it: {why}"
     ordered = own["consumed"].sort_values(POSITION)
     steps = [
         f"step {step + 1}" + (" (padding, to fill it)" if padding else "")

@@ -53,8 +53,10 @@ def gaussian_learnability(
     rewards = finite_vector(mean_reward, "mean_reward")
     if mu == "auto":
         mu = auto_mu(rewards)
-    if not np.isfinite(mu):
-        raise InputError(f"score.learnability.mu is {mu}: give a finite number")
+    if isinstance(mu, str) or not np.isfinite(mu):
+        raise InputError(
+            f"score.learnability.mu is {mu}: give a finite number, or auto"
+        )
     if sigma is not None and not (np.isfinite(sigma) and sigma > 0):
         raise InputError(
             f"score.learnability.sigma is {sigma}: give a number above 0, or null for "
@@ -97,7 +99,9 @@ def auto_mu(mean_reward: ArrayLike) -> float:
     With the mean m and the population standard deviation s of the rewards it is
     ``m + s^2/m``, which is at least ``2 s`` whatever the pool, as an arithmetic mean is
     at least the geometric one. So a reward of 0 lies 2 s below mu or more, and
-    `gaussian_learnability` gives it at most exp(-2) before the min-max.
+    `gaussian_learnability` gives it at most exp(-2) before the min-max. There is no such
+    bound at the upper end: where the proxy solves most samples, mu comes near to what
+    they earn, and it is pruning that leaves them out.
 
     Examples
     --------
@@ -105,9 +109,9 @@ def auto_mu(mean_reward: ArrayLike) -> float:
     0.333
     """
     rewards = finite_vector(mean_reward, "mean_reward")
-    largest = rewards.max()
-    if rewards.min() < 0 or largest == 0:
-        found = "all of them 0" if largest == 0 else f"of {rewards.min():.4g}"
+    least, largest = rewards.min(), rewards.max()
+    if least < 0 or largest == 0:
+        found = f"of {least:.4g}" if least < 0 else "all of them 0"
         raise InputError(
             "score.learnability.mu is auto, which weighs mean rewards by themselves, and "
             f"there are rewards {found}: give a number"

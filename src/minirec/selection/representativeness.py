@@ -75,7 +75,7 @@ def gradient_alignment(
             rows @ towards,
             length,
             out=cosine[first : first + len(rows)],
-            where=length > 0,
+            where=length != 0,  # of what is not finite no number comes
         )
     return min_max((finite_vector(cosine, "the cosines of gradients") + 1) / 2)
 

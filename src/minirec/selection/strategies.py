@@ -10,7 +10,8 @@ path in ``select.strategy``. ``tables`` holds
 
 It returns k ids of candidates, each once, in the order of choice.
 
-Of those here, each breaks ties by the lowest sample id, gives the same answer in
+Of those here, each breaks ties (of scores that are equal as computed, to the last
+bit) by the lowest sample id, gives the same answer in
 whatever order the rows of the tables come, and gives the picks of a smaller k first,
 unless it says otherwise. ``seed`` makes a difference where it is named. All raise
 `InputError` if k is not from 1 to N, or if a table that they read lacks a candidate.
@@ -176,7 +177,7 @@ def validation_alignment(tables: Tables, k: int, seed: int) -> NDArray[np.int64]
         raise InputError(
             "prompts holds none of the validation split, with whose gradients "
             "validation_alignment compares: set preprocess.pool.valid to a number "
-            "above 0 and run preprocess and score again"
+            "above 0 and run preprocess and score again, with the same --params"
         )
     towards = _Rows(tables, "gradients", held_out, "validation prompts")
     mean = sum(rows.sum(axis=0) for rows in towards.blocks()) / len(held_out)
@@ -216,7 +217,7 @@ def k_means(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
 
     embeddings = _candidate_rows(tables, "embeddings")
     check_k(k, len(embeddings))
-    units = np.concatenate([_units(rows, np.float32) for rows in embeddings.blocks()])
+    units = _units(embeddings, np.float32)
     # Threads would add up a centre in the order in which they finish.
     with threadpool_limits(1, user_api="openmp"):
         clusters = KMeans(k, n_init=1, random_state=seed).fit(units)
@@ -252,7 +253,7 @@ def facility_location(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
     embeddings = _candidate_rows(tables, "embeddings")
     n, width = embeddings.shape
     check_k(k, n)
-    units = np.concatenate([_units(rows, np.float64) for rows in embeddings.blocks()])
+    units = _units(embeddings, np.float64)
     at_once = min(n, max(1, _BLOCK // n))
     rounding = 2 * (width + at_once) * np.finfo(np.float64).eps
     nearest = np.full(n, -1.0)
@@ -387,7 +388,12 @@ def _gradient_norms(tables: Tables) -> NDArray[np.float64]:
     return finite_vector(np.concatenate(norms), "the length of gradients")
 
 
-def _units(rows: NDArray[np.float64], dtype: type[np.floating]) -> NDArray[np.floating]:
+def _units(embeddings: _Rows, dtype: type[np.floating]) -> NDArray[np.floating]:
     """Return rows at length 1; rows of zeros stay."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(length > 0, length, 1.0)).astype(dtype)
+    units = np.empty(embeddings.shape, dtype)
+    for part in _parts(len(embeddings), embeddings.at_once):
+        rows = np.asarray(embeddings[part], dtype=np.float64)
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        finite_vector(length[:, 0], "the length of embeddings")
+        units[part] = rows / np.where(length > 0, length, 1.0)
+    return units

@@ -202,7 +202,7 @@ def train_grpo(
         show_progress(trainer, label)
         trainer.train()
     policy.lm.eval()
-    consumed = _consumed(seen, curriculum)
+    consumed = _consumed(seen, curriculum, pace)
     if consumed[SAMPLE_ID].tolist() != drawn or len(drawn) != n:
         raise RuntimeError(
             f"TRL consumed the prompts {consumed[SAMPLE_ID].tolist()}, of {n} that were "
@@ -218,12 +218,16 @@ def _rollouts(
         step = trainer.state.global_step
         unique = prompts[::group]  # TRL repeats a prompt for each of its completions
         ids_of_step = drawn[step * len(unique) : (step + 1) * len(unique)]
+        # a sample that a short stage repeats within the step answers anew
+        turns = [(s, ids_of_step[:i].count(s)) for i, s in enumerate(ids_of_step)]
         policy.lm.eval()
         completions = sample_completions(
             policy.lm,
             policy.tokenizer,
             unique,
-            seeds=[(seed, TRAINING, step, sample_id) for sample_id in ids_of_step],
+            seeds=[
+                (seed, TRAINING, step, s, *[turn] * (turn > 0)) for s, turn in turns
+            ],
             rollouts=group,
             max_new_tokens=policy.params.sampling.max_new_tokens,
             temperature=policy.params.sampling.temperature,
@@ -246,15 +250,20 @@ def _rollouts(
     return rollout
 
 
-def _consumed(steps: list[list[int]], curriculum: pd.DataFrame) -> pd.DataFrame:
+def _consumed(
+    steps: list[list[int]], curriculum: pd.DataFrame, pace: PaceParams | None
+) -> pd.DataFrame:
     table = pd.DataFrame(
         [(step, s) for step, ids in enumerate(steps) for s in ids],
         columns=["step", SAMPLE_ID],
     )
     table.insert(0, POSITION, np.arange(len(table)))
     stage = curriculum.set_index(SAMPLE_ID)[STAGE]
+    beyond = table[POSITION] >= len(curriculum)
     return table.assign(
-        stage=table[SAMPLE_ID].map(stage), padding=table[POSITION] >= len(curriculum)
+        # a pace draws all that it draws, and has nothing to fill
+        stage=table[SAMPLE_ID].map(stage),
+        padding=beyond & (pace is None),
     )
 
 

@@ -66,8 +66,10 @@ def draw(
         for turn in range(most):
             if drawn == n:
                 return
-            gain = _gain(own, reward, pace.window, earned) if pace else None
-            if pace and gain is not None and gain >= pace.rise and number != last:
+            gain = None
+            if pace and number != last:
+                gain = _gain(own, reward, pace.window, earned)
+            if pace and gain is not None and gain >= pace.rise:
                 logger.info(
                     "stage %d opens after %d prompts: the last %d of stage %d earned "
                     "%.3g more than the proxy did",
@@ -108,7 +110,7 @@ def _gain(
     earned: Sequence[tuple[int, float]],
 ) -> float | None:
     """Return how much more a stage's last prompts earned than the proxy; None: few."""
-    own = [(p, r) for p, r in earned if positions[0] <= p <= positions[-1]][-window:]
-    if len(own) < window:
+    last = earned[-window:]
+    if len(last) < window or last[0][0] < positions[0]:
         return None
-    return float(np.mean([reward - expected[position] for position, reward in own]))
+    return float(np.mean([reward - expected[position] for position, reward in last]))

@@ -100,7 +100,12 @@ def compare_strategies(
     with tqdm(compare, desc="compare_strategies", unit=" strategies") as bar:
         for path in bar:
             bar.set_postfix_str(path.rpartition(".")[2])
-            chosen.append(_choose(path, "select.compare", tables, size, seed))
+            try:
+                chosen.append(_choose(path, "select.compare", tables, size, seed))
+            except InputError as error:
+                raise InputError(
+                    f"{error}; or leave {path} out of select.compare"
+                ) from None
     return pd.DataFrame(
         {
             STRATEGY: pd.array(compare, dtype="str").repeat(size),
