@@ -255,6 +255,15 @@ def test_tables_that_do_not_belong_together_are_found(emptied, sentence):
     assert sentence in one_line(trace)
 
 
+def test_a_sample_that_the_pace_did_not_reach_is_told():
+    tables = make_tables()
+    reached = tables["curriculum"].assign(sample_id=OTHER)
+    tables["curriculum"] = pd.concat([reached, tables["curriculum"]])
+    tables["consumed"] = tables["consumed"].assign(sample_id=OTHER)
+    trace = one_line(trace_sample(tables, CHOSEN))
+    assert "without it: the pace did not reach it" in trace
+
+
 def test_training_on_another_curriculum_is_found():
     tables = make_tables()
     tables["consumed"] = tables["consumed"].assign(sample_id=OTHER)

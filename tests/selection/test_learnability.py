@@ -124,6 +124,9 @@ def test_equal_rewards_cannot_be_told_apart(sigma):
         ([0.5, math.nan], {}, "mean_reward holds nan at row 1"),
         ([0.5, 0.6], {"sigma": 0}, "score.learnability.sigma is 0"),
         ([0.5, 0.6], {"mu": math.inf}, "score.learnability.mu is inf"),
+        ([0.5, 0.6], {"mu": "median"}, "score.learnability.mu is median: give a"),
+        ([-1.0, 0.0], {"mu": "auto"}, "there are rewards of -1: give a number"),
+        ([0.0, 0.0], {"mu": "auto"}, "there are rewards all of them 0"),
     ],
 )
 def test_bad_input_is_named(rewards, options, message):

@@ -88,6 +88,7 @@ def test_a_memory_map_is_never_copied_whole(tmp_path, monkeypatch):
         (np.empty((0, 3)), None, "gradients has shape"),
         (np.ones(3), None, "gradients has shape"),
         (np.array([[1.0, math.nan]]), None, "the mean of gradients holds nan"),
+        (np.array([[1.0], [math.nan]]), [1], "cosines of gradients holds nan at row 1"),
         (np.array([[1.0], [math.inf]]), [1], "cosines of gradients holds nan at row 1"),
         (np.ones((2, 3)), [1, 2], "direction has 2 numbers .* gradients 3"),
     ],

@@ -335,3 +335,13 @@ def test_the_embeddings_of_a_large_pool_are_never_copied_whole():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < rows.nbytes / 2
+
+
+@pytest.mark.parametrize(
+    "strategy", ["diverse", "k_center", "k_means", "facility_location"]
+)
+def test_an_embedding_that_is_not_finite_is_named(strategy):
+    given = embedded([[1, 0], [0, np.nan], [0, 1]])
+    given["candidates"]["value"] = 1.0
+    with pytest.raises(InputError, match="embeddings"):
+        getattr(strategies, strategy)(given, 2, seed=0)

@@ -7,6 +7,7 @@ from minirec.errors import InputError
 from minirec.policy.loading import get_adapter, load_model, load_tokenizer, new_adapter
 from minirec.policy.params import GRPOParams, PaceParams
 from minirec.policy.rewards import Tasks
+from minirec.policy.rollouts import sample_completions
 from minirec.policy.text import Catalogue, TextPolicy
 from minirec.ranking.encoder import encode, load_encoder
 from minirec.selection.curriculum import (
@@ -16,6 +17,7 @@ from minirec.selection.curriculum import (
     order_sorted,
     stage_of,
 )
+from minirec.training import grpo
 from minirec.training.grpo import train_adapter, train_grpo
 
 PARAMS = GRPOParams(learning_rate=0.01, num_generations=3, beta=0.0)
@@ -134,6 +136,23 @@ def test_a_harder_stage_opens_as_the_reward_rises(
 
     training = train(learner(), curriculum, prompts, items, constant, pace)
     assert training.consumed["sample_id"].tolist() == consumed
+    assert not training.consumed["padding"].any()
+
+
+def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew(
+    learner, prompts, items, monkeypatch
+):
+    seeds = []
+
+    def spy(*args, **kwargs):
+        seeds.append(kwargs["seeds"])
+        return sample_completions(*args, **kwargs)
+
+    monkeypatch.setattr(grpo, "sample_completions", spy)
+    alone = pd.DataFrame({"sample_id": [12], "stage": [0], "mean_reward": [0.5]})
+    train(learner(), alone, prompts, items)
+    ((first, second),) = seeds
+    assert first != second
 
 
 def test_a_pace_that_no_stage_can_fill_is_told_before_anything_is_loaded(curriculum):
