@@ -101,8 +101,8 @@ def test_the_package_still_runs_as_a_module(test_run):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
-        "Wrote curriculum_figure, embedding_figure, overlap_figure, reward_figure, "
-        "selection_figure." in done.stdout
+        "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
+        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks." in done.stdout
     )
 
 

@@ -195,7 +195,7 @@ def test_a_run_that_pruned_says_what_and_why(tmp_path, capsys, whole):
     lines = capsys.readouterr().out.splitlines()
     assert ["too", "easy", "1", "50.0%", "75.0%"] in [line.split() for line in lines]
     if not whole:
-        assert lines[-1] == "Wrote selection."
+        assert lines[-1] == "Wrote candidates, scores, selection."
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_single_pipeline_runs_on_what_lies_there(test_run, kedro):
     done = kedro(test_run.path, "run", "--env", "test", "--pipelines", "select")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
-        "Wrote curriculum_figure, embedding_figure, overlap_figure, reward_figure, "
-        "selection_figure. "
+        "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
+        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks. "
         "Next: kedro run --pipelines train_eval --env test"
     )

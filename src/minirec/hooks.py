@@ -233,12 +233,10 @@ class SummaryHook:
                 console.print(summary.work_table(**tables, most=most))
             console.print(summary.places_table(paths, costs))
         else:
-            saved = pipeline.all_outputs() & paths.keys()
-            written = pipeline.outputs() & saved
+            written = pipeline.all_outputs() & paths.keys()
             if run_params["only_missing_outputs"]:
-                saved = {name for name in saved if saved_by(run_params, catalog, name)}
-                written = saved
-            if "candidates" in saved:
+                written = {n for n in written if saved_by(run_params, catalog, n)}
+            if "candidates" in written:
                 console.print(summary.pruning_table(catalog.load("candidates")))
             after, step = following(run_params), guide(run_params)
             if step is None and after:
