@@ -102,7 +102,8 @@ def test_the_package_still_runs_as_a_module(test_run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
-        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks." in done.stdout
+        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks."
+        in done.stdout
     )
 
 
