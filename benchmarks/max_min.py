@@ -136,10 +136,10 @@ def counted(function: Callable[..., Any], *given: Any) -> tuple[int, Any]:
     """Call a function; return how many cosines `select_diverse` took, and its result."""
     cosines, count = diversity._cosines, 0
 
-    def count_cosines(rows: NDArray, centres: NDArray) -> NDArray:
+    def count_cosines(rows: NDArray, centres: NDArray, size: int) -> NDArray:
         nonlocal count
         count += len(rows) * len(centres)
-        return cosines(rows, centres)
+        return cosines(rows, centres, size)
 
     diversity._cosines = count_cosines
     try:

@@ -157,9 +157,9 @@ def test_all_rows_are_chosen_once():
 def test_a_read_only_memory_map_is_never_copied_whole(tmp_path, monkeypatch):
     path = tmp_path / "embeddings.npy"
     rng = np.random.default_rng(0)
-    np.save(path, rng.normal(size=(20_000, 64)).astype(np.float32))
+    np.save(path, rng.standard_normal((20_000, 256), dtype=np.float32))
     embeddings, values = np.load(path, mmap_mode="r"), rng.random(20_000)
-    monkeypatch.setattr(diversity, "_BLOCK", 100 * 64)
+    monkeypatch.setattr(diversity, "_BLOCK", 100 * 256)
     tracemalloc.start()
     select_diverse(embeddings, values, 10)
     _, peak = tracemalloc.get_traced_memory()

@@ -1,7 +1,5 @@
 """Max-min selection: valuable samples, each unlike those already chosen."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,9 +9,9 @@ from minirec.errors import InputError
 # numbers of the embeddings held in float64 at once: 4 MiB
 _BLOCK = 2**19
 # rows and picks compared at once: enough for a matrix product, few enough to stay lazy
-_ROWS, _PICKS = 256, 64
-# rows with the highest bounds, among which picks are made without the others
-_POOL = 1024
+_ROWS, _PICKS = 512, 64
+# rows with the highest bounds, which meet all picks until few of them are left
+_POOL = 2048
 # products added up before their sums are, which keeps the error of float32 small
 _SLICE = 128
 # between these keys, float64 holds all its digits
@@ -132,6 +130,7 @@ class _Search:
         self.length = self._lengths()
         # beyond these lengths, float32 may overflow or lose digits
         self.tame = self.length.min() > 1e-15 and self.length.max() < 1e15
+        self.rough_length = self.length if self.tame else np.ones(n)
         terms = min(width, _SLICE) + width // _SLICE + 8
         self.rough = terms * float(np.finfo(np.float32).eps) / 2
         self.rounding = (width + 8) * float(np.finfo(np.float64).eps)
@@ -173,7 +172,7 @@ class _Search:
         """Choose the next row, and those after it that the best rows can settle."""
         limit, pool = self._pool()
         before = self.n_picks
-        if 0 < len(pool) <= 2 * _POOL:
+        if 0 < len(pool) <= 2 * _ROWS:
             self._pick_among(pool, limit)
         if self.n_picks == before:
             self._pick_one()
@@ -181,7 +180,7 @@ class _Search:
     def _pool(self) -> tuple[float, NDArray[np.int64]]:
         """Return a limit, and the rows whose bounds by all picks reach it.
 
-        Where too many are tied at the limit, they are returned as they are.
+        There are none where too many are tied at the limit, or nothing has a key.
         """
         count, n_left = _POOL, len(self.upper) - self.n_picks
         while True:
@@ -190,9 +189,12 @@ class _Search:
                 limit = float(np.partition(self.upper, -count)[-count])
             rows = np.flatnonzero((self.upper >= limit) & (self.upper > 0))
             if len(rows) > 2 * count:
-                return limit, rows
+                return limit, rows[:0]
             self._meet(rows, limit)
             rows = rows[self.upper[rows] >= limit]
+            if len(rows) > _ROWS:
+                limit = float(np.partition(self.upper[rows], -_ROWS)[-_ROWS])
+                rows = rows[self.upper[rows] >= limit]
             if rows.size or count >= n_left:
                 return limit, rows
             count *= 2
@@ -204,7 +206,7 @@ class _Search:
         """
         upper, values = self.upper[pool], self.values[pool]
         units = self.units(pool).astype(np.float32)
-        distance = 1 - _cosines(units, units).astype(np.float64) + self.rough
+        distance = 1 - _cosines(units, units, _SLICE).astype(np.float64) + self.rough
         while self.n_picks < len(self.picks) and upper.max() > 0:
             floor = (upper - 2 * self.rough * values).max()
             able = np.flatnonzero(upper >= floor)
@@ -253,39 +255,38 @@ class _Search:
 
     def _meet(self, rows: NDArray[np.int64], limit: float) -> None:
         """Compare rows with picks in float32 until their bounds fall below limit."""
-        for part, first in self._behind(rows, self.met, _ROWS):
-            if self.tame:
-                scale, found = 1 / self.length[part], self.embeddings[part]
-            else:
-                scale, found = np.ones(len(part)), self.units(part)
-            found = found.astype(np.float32, copy=False)
-            while part.size and first < self.n_picks:
-                last = min(first + _PICKS, self.n_picks)
-                cosine = _cosines(found, self.rough_centres[first:last])
-                nearest = 1 - cosine.max(axis=1) * scale + self.rough
-                self._bound(part, nearest)
-                self.met[part] = np.maximum(self.met[part], last)
-                left = self.upper[part] >= limit
-                part, found, scale, first = part[left], found[left], scale[left], last
+        rows = rows[self.met[rows] < self.n_picks]
+        while rows.size:
+            first = int(self.met[rows].min())
+            # to the same picks for all, so that rows come together on the way
+            last = min((first // _PICKS + 1) * _PICKS, self.n_picks)
+            centres = self.rough_centres[first:last]
+            lacking = rows[self.met[rows] < last]
+            for start in range(0, len(lacking), _ROWS):
+                part = lacking[start : start + _ROWS]
+                cosine = _cosines(self._rough(part), centres, _SLICE).max(axis=1)
+                self._bound(part, 1 - cosine / self.rough_length[part] + self.rough)
+            self.met[lacking] = last
+            rows = rows[(self.upper[rows] >= limit) & (self.met[rows] < self.n_picks)]
+
+    def _rough(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows in float32, at their `rough_length`."""
+        found = self.embeddings[rows] if self.tame else self.units(rows)
+        return found.astype(np.float32, copy=False)
 
     def _settle(self, rows: NDArray[np.int64]) -> None:
         """Compare rows with all picks in float64."""
         size = max(1, min(_ROWS, _BLOCK // self.n_picks))
-        for part, first in self._behind(rows, self.settled, size):
-            cosine = _cosines(self.units(part), self.centres[first : self.n_picks])
+        rows = rows[self.settled[rows] < self.n_picks]
+        rows = rows[np.argsort(self.settled[rows], kind="stable")]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            first = int(self.settled[part[0]])
+            units, centres = self.units(part), self.centres[first : self.n_picks]
+            cosine = _cosines(units, centres, units.shape[1])
             self.near[part] = np.minimum(self.near[part], 1 - cosine.max(axis=1))
             self.settled[part] = self.met[part] = self.n_picks
             self._bound(part, self.near[part] + self.rounding)
-
-    def _behind(
-        self, rows: NDArray[np.int64], done: NDArray[np.int64], size: int
-    ) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """Yield rows that lack picks, and the first that one of them lacks."""
-        rows = rows[done[rows] < self.n_picks]
-        rows = rows[np.argsort(done[rows], kind="stable")]
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield part, int(done[part[0]])
 
     def _bound(self, rows: NDArray[np.int64], distance: NDArray[np.float64]) -> None:
         self.upper[rows] = np.minimum(self.upper[rows], self.values[rows] * distance)
@@ -296,11 +297,11 @@ class _Search:
 
 
 def _cosines(
-    rows: NDArray[np.floating], centres: NDArray[np.floating]
+    rows: NDArray[np.floating], centres: NDArray[np.floating], size: int
 ) -> NDArray[np.floating]:
-    """Return the products of rows and centres, added up in slices."""
-    total = rows[:, :_SLICE] @ centres[:, :_SLICE].T
-    for first in range(_SLICE, rows.shape[1], _SLICE):
-        part = slice(first, first + _SLICE)
+    """Return the products of rows and centres, added up in slices of some size."""
+    total = rows[:, :size] @ centres[:, :size].T
+    for first in range(size, rows.shape[1], size):
+        part = slice(first, first + size)
         total += rows[:, part] @ centres[:, part].T
     return total
