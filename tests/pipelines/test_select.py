@@ -319,7 +319,7 @@ def test_the_parameters_of_the_project_are_valid(parameters):
         ("select.prune", set()),
         (
             "select.strategy",
-            {"prune_by_reward", "compare_strategies", "plot_overlap"},
+            {"prune_by_reward", "compare_strategies"},
         ),
         ("select.size", {"prune_by_reward"}),
         (

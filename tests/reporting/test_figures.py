@@ -318,18 +318,24 @@ def test_the_overlap_is_the_share_of_picks_in_common(candidates):
             }
         )
     )
-    figure = plot_overlap(picks, pd.concat([candidates] * 2))
+    selection = pd.DataFrame({"sample_id": [8, 9]})
+    figure = plot_overlap(picks, pd.concat([candidates] * 2), selection)
 
     (drawn,) = figure.data
-    assert list(drawn.x) == list(drawn.y) == ["random", mine, "other.f"]
-    assert [list(row) for row in drawn.z] == [[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]]
+    assert list(drawn.x) == list(drawn.y) == ["selection", "random", mine, "other.f"]
+    assert [list(row) for row in drawn.z] == [
+        [1, 0, 0, 0.5],
+        [0, 1, 1, 0.5],
+        [0, 1, 1, 0.5],
+        [0.5, 0.5, 0.5, 1],
+    ]
     # 2 picks of the 4 that are kept
     assert drawn.colorbar.ticktext[1] == "chance: 50%"
 
 
 def test_no_strategies_to_compare_are_no_error(candidates):
     nothing = pd.DataFrame({"strategy": [], "position": [], "sample_id": []})
-    figure = plot_overlap(nothing, candidates)
+    figure = plot_overlap(nothing, candidates, candidates.head(1))
     assert not figure.data
     assert figure.layout.title.text.startswith("No strategies to compare")
 

@@ -171,7 +171,7 @@ def test_a_read_only_memory_map_is_never_copied_whole(tmp_path, monkeypatch):
     ("values", "k", "start", "message"),
     [
         ([1, 1], 0, None, "select.size is 0"),
-        ([1, 1], 3, None, "select.size asks for 3 picks, more picks than candidates"),
+        ([1, 1], 3, None, "select.size is 3, more than there are candidates"),
         ([1, -0.5], 1, None, "values holds -0.5 at row 1"),
         ([1, np.nan], 1, None, "values holds nan at row 1"),
         ([1, 1, 1], 1, None, r"embeddings has shape \(2, 2\) and values \(3,\)"),

@@ -127,7 +127,7 @@ def test_the_order_consumed_is_the_curriculum_s(learner, curriculum, prompts, it
     ],
 )
 def test_a_harder_stage_opens_as_the_reward_rises(
-    learner, curriculum, prompts, items, earned, consumed
+    learner, curriculum, prompts, items, earned, consumed, caplog
 ):
     pace = PaceParams(rise=0.2 - 1e-9, window=2, max_passes=3)
 
@@ -137,6 +137,8 @@ def test_a_harder_stage_opens_as_the_reward_rises(
     training = train(learner(), curriculum, prompts, items, constant, pace)
     assert training.consumed["sample_id"].tolist() == consumed
     assert not training.consumed["padding"].any()
+    unseen = 5 - len(set(consumed))
+    assert f"{unseen} of 5 samples were not reached at this pace" in caplog.text
 
 
 def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew(

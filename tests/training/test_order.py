@@ -42,13 +42,18 @@ def test_one_pass_that_never_rises_is_no_pace():
     assert drawn(9, pace, reward=lambda _: 1.0) == [0, 1, 2, 3, 4, 5, 6, 4, 5]
 
 
-def test_a_stage_that_does_not_rise_is_passed_again():
+def test_a_stage_that_does_not_rise_is_passed_again(caplog):
     pace = PaceParams(rise=0.1, window=2, max_passes=2)
-    found = drawn(11, pace, reward=EXPECTED.__getitem__)
+    with caplog.at_level("INFO"):
+        found = drawn(11, pace, reward=EXPECTED.__getitem__)
     assert found == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 6]
+    assert caplog.messages == [
+        "stage 0 ends after 4 prompts: passed 2 times",
+        "stage 1 ends after 8 prompts: passed 2 times",
+    ]
 
 
-def test_a_stage_gives_way_when_its_window_has_risen():
+def test_a_stage_gives_way_when_its_window_has_risen(caplog):
     pace = PaceParams(rise=0.1, window=3, max_passes=5)
     better = {0: 1.0, 1: 0.9, 2: 0.6, 3: 0.5}  # 0.1 more in stage 0, nothing in 1
 
@@ -56,7 +61,11 @@ def test_a_stage_gives_way_when_its_window_has_risen():
         return better.get(position, 0.0) + 1e-9
 
     # three prompts of stage 0 fill the window; stage 1 has to the end of the draws
-    assert drawn(9, pace, reward) == [0, 1, 0, 2, 3, 2, 3, 2, 3]
+    with caplog.at_level("INFO"):
+        assert drawn(9, pace, reward) == [0, 1, 0, 2, 3, 2, 3, 2, 3]
+    assert caplog.messages == [
+        "stage 0 ends after 3 prompts: its last 3 earned 0.1 more than the proxy did"
+    ]
 
 
 def test_the_last_stage_takes_what_is_left():

@@ -26,7 +26,7 @@ REASONS = {
     KEPT: ("kept", SKY, "circle"),
     TOO_EASY: ("pruned: too easy", GREEN, "triangle-up"),
     TOO_HARD: ("pruned: too hard", PURPLE, "triangle-down"),
-    NO_SPREAD: ("pruned: rewards do not differ", GREY, "x"),
+    NO_SPREAD: ("pruned: no spread", GREY, "x"),
 }
 KNOWN = ["sample_id", "mean_reward", "learnability", "representativeness"]
 HOVER = (
@@ -476,7 +476,9 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
     )
 
 
-def plot_overlap(strategy_picks: pd.DataFrame, candidates: pd.DataFrame) -> go.Figure:
+def plot_overlap(
+    strategy_picks: pd.DataFrame, candidates: pd.DataFrame, selection: pd.DataFrame
+) -> go.Figure:
     """Draw the share of picks that each two strategies have in common, as a matrix.
 
     Two random choices of k among N candidates share k/N of their picks on average; the
@@ -488,10 +490,13 @@ def plot_overlap(strategy_picks: pd.DataFrame, candidates: pd.DataFrame) -> go.F
         A table of `minirec.schemas.StrategyPicks`.
     candidates
         A table of `minirec.schemas.Candidates`: the whole pool.
+    selection
+        A table of `minirec.schemas.Selection`, the first row and column.
     """
     chosen = strategy_picks.groupby("strategy", sort=False)["sample_id"].agg(set)
-    picks = dict(zip(map(str, chosen.index), chosen, strict=True))
-    if not picks:
+    picks = {"selection": set(selection["sample_id"])}
+    picks |= dict(zip(map(str, chosen.index), chosen, strict=True))
+    if not len(chosen):
         return go.Figure().update_layout(
             LAYOUT,
             title={"text": "No strategies to compare: select.compare names none"},

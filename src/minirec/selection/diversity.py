@@ -102,7 +102,7 @@ def check_k(k: int, n: int) -> None:
         raise InputError(f"select.size is {k}: choose at least 1 sample")
     if k > n:
         raise InputError(
-            f"select.size asks for {k} picks, more picks than candidates ({n}): lower "
+            f"select.size is {k}, more than there are candidates ({n}): lower "
             "select.size, loosen select.prune or raise preprocess.pool.train"
         )
 

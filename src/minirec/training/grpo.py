@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
         RankingParams,
     )
     from minirec.types import Adapter, Matrix, Model
+
+
+logger = logging.getLogger(__name__)
 
 
 class Training(NamedTuple):
@@ -207,6 +211,13 @@ def train_grpo(
         raise RuntimeError(
             f"TRL consumed the prompts {consumed[SAMPLE_ID].tolist()}, of {n} that were "
             f"to be drawn, and these were: {drawn}"
+        )
+    if unseen := len(ids) - consumed[SAMPLE_ID].nunique():
+        logger.warning(
+            "%s: %d of %d samples were not reached at this pace: see table consumed",
+            label,
+            unseen,
+            len(ids),
         )
     return Training(_log(trainer.state.log_history), consumed)
 

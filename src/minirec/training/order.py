@@ -70,18 +70,16 @@ def draw(
             if pace and number != last:
                 gain = _gain(own, reward, pace.window, earned)
             if pace and gain is not None and gain >= pace.rise:
-                logger.info(
-                    "stage %d opens after %d prompts: the last %d of stage %d earned "
-                    "%.3g more than the proxy did",
-                    number + 2,
-                    drawn,
-                    pace.window,
-                    number + 1,
-                    gain,
+                why = (
+                    f"its last {pace.window} earned {gain:.3g} more than the proxy did"
                 )
                 break
             yield own[turn % len(own)]
             drawn += 1
+        else:
+            why = f"passed {pace.max_passes} times" if pace else ""
+        if pace and number != last:
+            logger.info("stage %d ends after %d prompts: %s", number, drawn, why)
 
 
 def check_pace(stages: ArrayLike, pace: PaceParams | None) -> None:

@@ -68,7 +68,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 figures.plot_overlap,
-                inputs=["strategy_picks", "candidates"],
+                inputs=["strategy_picks", "candidates", "selection"],
                 outputs="overlap_figure",
                 name="plot_overlap",
             ),
