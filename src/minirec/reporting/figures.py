@@ -512,7 +512,7 @@ def plot_overlap(
             z=[[len(a & b) / size for b in picks.values()] for a in picks.values()],
             zmin=0,
             zmax=1,
-            colorscale="Cividis",
+            colorscale=["#FFFFFF", SKY],  # light, so that the numbers are dark on all
             texttemplate="%{z:.0%}",
             hovertemplate="%{y} and %{x}: %{z:.1%} of picks<extra></extra>",
             colorbar={
