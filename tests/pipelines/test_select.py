@@ -135,7 +135,7 @@ def test_equal_seeds_give_equal_tables(run, scores, tables):
 
 
 def test_more_picks_than_kept_samples(run, scores, tables):
-    with pytest.raises(InputError, match=r"select.size asks for 5 .* candidates \(4\)"):
+    with pytest.raises(InputError, match=r"select.size is 5, .* candidates \(4\)"):
         run(scores, tables, params(size=5))
 
 

@@ -238,7 +238,7 @@ def test_facility_location_in_blocks_picks_the_same(monkeypatch):
 
 @pytest.mark.parametrize("strategy", ALL)
 def test_more_picks_than_candidates(tables, strategy):
-    with pytest.raises(InputError, match=r"select.size asks for 5 .* candidates \(4\)"):
+    with pytest.raises(InputError, match=r"select.size is 5, .* candidates \(4\)"):
         getattr(strategies, strategy)(tables, 5, seed=0)
 
 
