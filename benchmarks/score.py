@@ -396,7 +396,8 @@ def proxy(
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             for _ in kwargs.pop("order"):  # the curriculum's, which TRL keeps by itself
                 pass
-            theirs = {k: v for k, v in kwargs.items() if k not in ("rollout_func", "n")}
+            ours = ("rollout_func", "n", "checkpoints", "earned")
+            theirs = {k: v for k, v in kwargs.items() if k not in ours}
             super().__init__(*args, **theirs)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -420,6 +421,7 @@ def proxy(
                 None,
                 params.seed,
                 "proxy",
+                None,
             )
     finally:
         packed_trainer.PackedGRPOTrainer = packed  # type: ignore[misc]

@@ -51,6 +51,30 @@ class Parameters(Params, extra="ignore"):
         return self
 
     @model_validator(mode="after")
+    def share_out_batches(self) -> Self:
+        """Refuse steps that cannot be cut into equal parts."""
+        processes = self.execution.train_processes
+        for name, group in (
+            ("score.proxy", self.score.proxy),
+            ("train_eval.train", self.train_eval.train),
+        ):
+            n, parts = group.prompts_per_step, group.grpo.gradient_accumulation_steps
+            if n % processes:
+                raise InputError(
+                    f"{name}.prompts_per_step is {n}, which execution.accelerate's "
+                    f"{processes} processes cannot share out evenly: let it be a "
+                    f"multiple of {processes}"
+                )
+            if n // processes * group.grpo.num_generations % parts:
+                raise InputError(
+                    f"{name}: {n // processes} prompts of {group.grpo.num_generations} "
+                    "completions (prompts_per_step, grpo.num_generations) cannot be cut "
+                    f"into the {parts} equal parts of grpo.gradient_accumulation_steps: "
+                    "let it divide their product"
+                )
+        return self
+
+    @model_validator(mode="after")
     def have_a_direction(self) -> Self:
         """Refuse a direction of prompts that are not drawn."""
         direction = self.score.representativeness.direction

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from minirec.errors import InputError
 from minirec.parameters import check_parameters
+from minirec.pipelines.keys import work_key
 from minirec.pipelines.score import create_pipeline, nodes
 from minirec.pipelines.score.params import (
     GradientParams,
@@ -258,7 +259,7 @@ def test_a_server_that_comes_back_elsewhere_finds_what_it_wrote(policy_model):
         concurrency=1,
     )
     keys = [
-        nodes._key(make_prober, {**init, "server": server.model_copy(update=other)})
+        work_key(make_prober, {**init, "server": server.model_copy(update=other)})
         for other in ({}, {"address": "http://b:2/v1", "retries": 9}, {"model": "two"})
     ]
     assert keys[0] == keys[1] != keys[2]

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from minirec.errors import InputError
-from minirec.policy.loading import get_adapter, load_model, load_tokenizer, new_adapter
+from minirec.policy.loading import get_adapter
 from minirec.policy.params import GRPOParams, PaceParams
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import sample_completions
-from minirec.policy.text import Catalogue, TextPolicy
-from minirec.ranking.encoder import encode, load_encoder
 from minirec.selection.curriculum import (
     order_in_groups,
     order_in_stages,
@@ -18,49 +16,9 @@ from minirec.selection.curriculum import (
     stage_of,
 )
 from minirec.training import grpo
-from minirec.training.grpo import train_adapter, train_grpo
+from minirec.training.grpo import train_grpo
 
 PARAMS = GRPOParams(learning_rate=0.01, num_generations=3, beta=0.0)
-
-
-@pytest.fixture(scope="module")
-def items():
-    return pd.DataFrame(
-        {
-            "item_id": ["a", "b", "c", "d"],
-            "title": ["The Amber Garden", "Paper", "The Velvet Orchard", "Winter"],
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def prompts():
-    return pd.DataFrame(
-        {
-            "sample_id": [4, 7, 9, 12, 15],
-            "prompt": [
-                f"{word} Machine" for word in ["The", "A", "Paper", "Golden", "My"]
-            ],
-            "target_item_id": ["a", "b", "c", "d", "a"],
-            "seen_item_id": [["b"], ["a"], ["a", "b"], [], ["d"]],
-        }
-    )
-
-
-@pytest.fixture
-def learner(policy_model, encoder_model, policy_params, items):
-    """Return a function that makes the same untrained policy again."""
-
-    def make():
-        tokenizer = load_tokenizer(policy_model)
-        lm = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
-        encoder = load_encoder(encoder_model)
-        embeddings = encode(encoder, items["title"].tolist())
-        catalogue = Catalogue(encoder, embeddings, np.zeros(len(items)), 0.0)
-        policy = new_adapter(lm, policy_params.lora, seed=0)
-        return TextPolicy(catalogue, policy_params, policy, tokenizer)
-
-    return make
 
 
 def reciprocal(ranks, scores, targets):
@@ -155,20 +113,6 @@ def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew(
     train(learner(), alone, prompts, items)
     ((first, second),) = seeds
     assert first != second
-
-
-def test_a_pace_that_no_stage_can_fill_is_told_before_anything_is_loaded(curriculum):
-    unread = ("adapter", "prompts", "items", "item_embeddings", "policy_model")
-    unread += ("encoder_model", "policy", "ranking", "grpo", "label")
-    pace = PaceParams(rise=0.1, window=5, max_passes=2)
-    with pytest.raises(InputError, match="window is 5, and a stage draws 4 prompts"):
-        train_adapter(
-            curriculum=curriculum,
-            prompts_per_step=2,
-            pace=pace,
-            seed=3,
-            **dict.fromkeys(unread),
-        )
 
 
 def test_equal_seeds_give_equal_adapters(learner, curriculum, prompts, items):

@@ -15,11 +15,11 @@ STAGES = [0, 0, 1, 1, 2, 2, 2]
 EXPECTED = [0.9, 0.8, 0.6, 0.5, 0.3, 0.2, 0.1]
 
 
-def drawn(n, pace, reward):
+def drawn(pace, reward, epochs=1, prompts_per_step=1):
     """Draw, and let each prompt earn ``reward(position)`` before the next is drawn."""
     earned = []
     positions = []
-    for position in draw(STAGES, EXPECTED, n, pace, earned):
+    for position in draw(STAGES, EXPECTED, epochs, prompts_per_step, pace, earned):
         positions.append(position)
         earned.append((position, reward(position)))
     return positions
@@ -27,26 +27,31 @@ def drawn(n, pace, reward):
 
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
-    padding=st.integers(0, 7),
+    epochs=st.integers(1, 3),
+    prompts_per_step=st.integers(1, 7),
 )
-def test_without_a_pace_all_come_once_and_the_last_stage_fills(sizes, padding):
+def test_without_a_pace_all_come_once_an_epoch_and_the_last_stage_fills(
+    sizes, epochs, prompts_per_step
+):
     stages = [stage for stage, size in enumerate(sizes) for _ in range(size)]
     n, last = len(stages), sizes[-1]
-    found = list(draw(stages, [math.nan] * n, n + padding, None, []))
-    assert found[:n] == list(range(n))
-    assert found[n:] == [n - last + i % last for i in range(padding)]
+    found = list(draw(stages, [math.nan] * n, epochs, prompts_per_step, None, []))
+    padding = -n * epochs % prompts_per_step
+    assert found[: n * epochs] == list(range(n)) * epochs
+    assert found[n * epochs :] == [n - last + i % last for i in range(padding)]
 
 
 def test_one_pass_that_never_rises_is_no_pace():
     pace = PaceParams(rise=9, window=1, max_passes=1)
-    assert drawn(9, pace, reward=lambda _: 1.0) == [0, 1, 2, 3, 4, 5, 6, 4, 5]
+    found = drawn(pace, reward=lambda _: 1.0, prompts_per_step=3)
+    assert found == [0, 1, 2, 3, 4, 5, 6, 4, 5]
 
 
 def test_a_stage_that_does_not_rise_is_passed_again(caplog):
     pace = PaceParams(rise=0.1, window=2, max_passes=2)
     with caplog.at_level("INFO"):
-        found = drawn(11, pace, reward=EXPECTED.__getitem__)
-    assert found == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 6]
+        found = drawn(pace, reward=EXPECTED.__getitem__, epochs=2)
+    assert found == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 6, 4, 5, 6]
     assert caplog.messages == [
         "stage 0 ends after 4 prompts: passed 2 times",
         "stage 1 ends after 8 prompts: passed 2 times",
@@ -60,26 +65,30 @@ def test_a_stage_gives_way_when_its_window_has_risen(caplog):
     def reward(position):
         return better.get(position, 0.0) + 1e-9
 
-    # three prompts of stage 0 fill the window; stage 1 has to the end of the draws
+    # three prompts of stage 0 fill the window, and one more was drawn before that was
+    # known; stage 1 has to the end of the draws
     with caplog.at_level("INFO"):
-        assert drawn(9, pace, reward) == [0, 1, 0, 2, 3, 2, 3, 2, 3]
+        assert drawn(pace, reward) == [0, 1, 0, 1, 2, 3, 2]
     assert caplog.messages == [
-        "stage 0 ends after 3 prompts: its last 3 earned 0.1 more than the proxy did"
+        "stage 0 ends after 4 prompts: its last 3 earned 0.1 more than the proxy did"
     ]
 
 
 def test_the_last_stage_takes_what_is_left():
-    pace = PaceParams(rise=0.0, window=1, max_passes=1)
-    assert drawn(7, pace, reward=lambda _: 1.0) == [0, 2, 4, 5, 6, 4, 5]
+    pace = PaceParams(rise=0.0, window=1, max_passes=2)
+    found = drawn(pace, reward=lambda _: 1.0, epochs=2)
+    assert found == [0, 1, 2, 3, *[4, 5, 6] * 3, 4]
 
 
-def test_only_what_is_trained_on_counts():
-    pace = PaceParams(rise=0.0, window=2, max_passes=2)
+def test_what_is_drawn_does_not_depend_on_when_rewards_come():
+    pace = PaceParams(rise=0.0, window=2, max_passes=3)
     earned = []
-    positions = draw(STAGES, EXPECTED, 7, pace, earned)
-    assert [next(positions) for _ in range(3)] == [0, 1, 0]
-    earned += [(0, 1.0), (1, 1.0)]
-    assert next(positions) == 2
+    positions = draw(STAGES, EXPECTED, 1, 2, pace, earned)
+    early = [next(positions) for _ in range(4)]
+    earned += [(position, 1.0) for position in early[:2]]
+    late = [*early, *positions]
+    at_once = [(position, 1.0) for position in late]
+    assert list(draw(STAGES, EXPECTED, 1, 2, pace, at_once)) == late
 
 
 def test_a_window_that_no_stage_fills_is_refused():

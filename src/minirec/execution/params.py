@@ -9,7 +9,7 @@ from minirec.policy.params import Params
 
 
 class ExecutionParams(Params):
-    """Where batches are worked on; none of it changes what comes out."""
+    """Where batches are worked on, and training; none of it changes what comes out."""
 
     engine: Literal["local", "ray"]
     """``local`` is this process."""
@@ -17,6 +17,26 @@ class ExecutionParams(Params):
     gpus_per_worker: float = Field(ge=0)
     address: str | None
     """Of a Ray cluster, or ``auto``; None starts a Ray of its own on this machine."""
+    checkpoint_steps: int = Field(10, ge=1)
+    """Steps of training from one checkpoint to the next."""
+    accelerate: dict[str, int | str] | None = None
+    """Options of ``accelerate launch``, by its own names; None trains in this process."""
+
+    @property
+    def train_processes(self) -> int:
+        """How many processes train together."""
+        return int((self.accelerate or {}).get("num_processes", 1))
+
+    @model_validator(mode="after")
+    def count_processes(self) -> Self:
+        """Refuse to launch fewer processes than could share anything out."""
+        if self.accelerate is not None and self.train_processes < 2:
+            raise InputError(
+                "execution.accelerate: num_processes is to be 2 or more: give the "
+                "number of processes, or set execution.accelerate to null to train in "
+                "this one"
+            )
+        return self
 
     @model_validator(mode="after")
     def check_engine(self) -> Self:

@@ -1,8 +1,10 @@
 """Parameters of the policy, as `params:policy` holds them."""
 
 import re
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from kedro.utils import find_kedro_project
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -189,30 +191,98 @@ class PolicyParams(Params):
     sampling: SamplingParams
 
 
+class RewardParams(Params):
+    """One of several rewards, and how much of it counts."""
+
+    function: str
+    weight: float
+
+
 class RankingParams(Params):
     """How what was written becomes a ranking, and a ranking a reward."""
 
     prior_weight: float = Field(ge=0)
-    reward: str
+    reward: str | Annotated[list[RewardParams], Field(min_length=1)]
+    """The dotted path of a function, or several with their weights."""
 
     @field_validator("reward")
     @classmethod
-    def find_reward(cls, path: str) -> str:
+    def find_reward(cls, given: str | list[RewardParams]) -> str | list[RewardParams]:
         """Refuse a path that leads to no function."""
-        function_at(path, "ranking.reward")
-        return path
+        for path, _ in _weighted(given):
+            function_at(path, "ranking.reward")
+        return given
+
+    @property
+    def rewards(self) -> list[tuple[str, float]]:
+        """The paths of all rewards with their weights."""
+        return _weighted(self.reward)
 
 
-class GRPOParams(Params):
-    """Settings of TRL's ``GRPOConfig``, by its own names."""
+def _weighted(reward: str | list[RewardParams]) -> list[tuple[str, float]]:
+    if isinstance(reward, str):
+        return [(reward, 1.0)]
+    return [(one.function, one.weight) for one in reward]
+
+
+# what MiniRec itself sets of TRL's `GRPOConfig`, and which parameter decides it
+DECIDED = {
+    "output_dir": "data in globals.yml",
+    "seed": "seed",
+    "temperature": "policy.sampling.temperature",
+    "max_completion_length": "policy.sampling.max_new_tokens",
+    "per_device_train_batch_size": "prompts_per_step",
+    "generation_batch_size": "prompts_per_step",
+    "steps_per_generation": "gradient_accumulation_steps",
+    "max_steps": "num_train_epochs",
+    "shuffle_dataset": "select.curriculum",
+    "save_strategy": "execution.checkpoint_steps",
+    "save_steps": "execution.checkpoint_steps",
+    "bf16": "policy.dtype",
+    "fp16": "policy.dtype",
+}
+
+
+class GRPOParams(BaseModel):
+    """Settings of TRL's ``GRPOConfig``, by its own names: these, and any other."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     learning_rate: float = Field(gt=0)
     num_generations: int = Field(ge=2)
     beta: float = Field(ge=0)
+    num_train_epochs: int = Field(1, ge=1)
+    """Passes over the prompts, each in the same order."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Parts that a step's completions are trained on in, one after the other."""
+    num_iterations: int = Field(1, ge=1)
+    """Optimizer steps on the same completions."""
+
+    @model_validator(mode="after")
+    def be_known(self) -> Self:
+        """Refuse names that TRL does not know, and those that MiniRec decides."""
+        others = self.model_extra or {}
+        for name in others:
+            if name in DECIDED:
+                raise InputError(
+                    f"grpo.{name} is decided by the parameter {DECIDED[name]}: set "
+                    "that one, and leave this out"
+                )
+        if others:  # TRL takes seconds to import
+            from trl import GRPOConfig
+
+            known = {field.name for field in fields(GRPOConfig)}
+            for name in others.keys() - known:
+                near = get_close_matches(name, known, 1)
+                meant = f": did you mean {near[0]}?" if near else ""
+                raise InputError(
+                    f"grpo.{name} is no setting of TRL's GRPOConfig{meant}"
+                )
+        return self
 
     def config(self) -> dict[str, Any]:
-        """Return them as keyword arguments."""
-        return self.model_dump()
+        """Return them as keyword arguments, but those that make up the order."""
+        return self.model_dump(exclude={"num_train_epochs"})
 
 
 class PaceParams(Params):

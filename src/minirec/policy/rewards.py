@@ -108,8 +108,17 @@ def reward_completions(
         failures = [why if whole else NOT_FINITE for why, whole in pairs]
     scores, targets = tasks.masked(sample_ids, policy.ground(completions))
     rank = target_rank(scores, targets)
-    earned = np.asarray(reward(rank, scores, targets), dtype=np.float64)
-    name = f"ranking.reward ({reward.__module__}.{reward.__qualname__})"
+    name = f"{reward.__module__}.{reward.__qualname__}".removeprefix(".")
+    name = f"ranking.reward ({name})"
+    try:
+        earned = np.asarray(reward(rank, scores, targets), dtype=np.float64)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a function of the user's own may raise
+        which = _failing(reward, rank, scores, targets, np.asarray(sample_ids))
+        raise InputError(
+            f"{name} failed for {which}: {type(error).__name__}: {error}"
+        ) from error
     if earned.shape != rank.shape:
         raise InputError(
             f"{name} returned an array of shape {earned.shape} for {len(rank)} "
@@ -125,3 +134,20 @@ def reward_completions(
     return Outcome(
         np.where(failed, scores.shape[1], rank), np.where(failed, 0.0, earned), failures
     )
+
+
+def _failing(
+    reward: Callable[..., np.ndarray],
+    rank: np.ndarray,
+    scores: np.ndarray,
+    targets: np.ndarray,
+    sample_ids: np.ndarray,
+) -> str:
+    """Say which sample a reward fails for, by asking it for each alone."""
+    for sample_id in dict.fromkeys(sample_ids.tolist()):
+        own = sample_ids == sample_id
+        try:
+            reward(rank[own], scores[own], targets[own])
+        except Exception:  # the same as of all together
+            return f"sample {sample_id}"
+    return f"samples {', '.join(map(str, dict.fromkeys(sample_ids.tolist())))} together"

@@ -23,7 +23,6 @@ from minirec.columns import (
     TOKEN_ID,
 )
 from minirec.execution.map_batches import Work
-from minirec.functions import function_at
 from minirec.policy import gradients, loading
 from minirec.policy.adaptive import AdaptiveParams, rounds
 from minirec.policy.params import PolicyParams, RankingParams
@@ -31,6 +30,7 @@ from minirec.policy.rewards import Tasks, reward_completions
 from minirec.policy.rollouts import PROBING, Completion, prefill, sample
 from minirec.policy.server import ServerParams, check_server, server_completions
 from minirec.policy.text import Catalogue, TextPolicy, load_catalogue, load_policy
+from minirec.ranking.rewards import weighted_sum
 from minirec.types import Adapter, Matrix, Model
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def make_prober(
     `rewards` together; if probing is `adaptive`, the first of these, until the sample
     is settled by its own rewards.
     """
-    reward = function_at(ranking.reward, "ranking.reward")
+    reward = weighted_sum(ranking.rewards)
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     read: Callable[..., Any]
     write: Callable[..., list[list[Completion]]]

@@ -1,16 +1,21 @@
 """Rewards: what a completion earns for where it placed the true next item.
 
 A reward is a plain function ``f(ranks, scores, targets) -> float array``, named by
-dotted path in ``ranking.reward``: the targets' ranks (N,) counted from 0, the scores
+dotted path in ``ranking.reward``, alone or with others and weights: the targets' ranks (N,) counted from 0, the scores
 (N, M) of all items with masked ones at -inf, and the targets' columns (N,). Higher is
 better.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minirec.errors import InputError
+from minirec.functions import function_at
 from minirec.ranking.metrics import ndcg
+
+Reward = Callable[..., NDArray[np.floating]]
 
 NDCG_WEIGHT = 0.95
 NDCG_CUTOFF = 1000
@@ -65,3 +70,56 @@ def ndcg_and_probability(
     odds = np.exp((scores.astype(np.float64) - highest) / TEMPERATURE)
     probability = odds[np.arange(len(odds)), targets] / odds.sum(axis=1)
     return NDCG_WEIGHT * ndcg(ranks, NDCG_CUTOFF) + PROBABILITY_WEIGHT * probability
+
+
+def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
+    """Return the reward that several make together: the sum of weight x reward.
+
+    Parameters
+    ----------
+    rewards
+        Dotted paths and weights, as ``ranking.reward`` gives them.
+
+    Returns
+    -------
+    callable
+        ``f(ranks, scores, targets)``: of one reward of weight 1 the function itself.
+
+    Raises
+    ------
+    InputError
+        If a path leads to no function; when called, if one of several functions does
+        not return one number a completion.
+
+    Examples
+    --------
+    >>> path = "minirec.ranking.rewards.ndcg_and_probability"
+    >>> together = weighted_sum([(path, 0.5), (path, 1.5)])
+    >>> scores = np.array([[0.5, 0.5, -np.inf]])
+    >>> together(np.array([1]), scores, np.array([0])).round(4).tolist()
+    [1.2487]
+    """
+    functions = [function_at(path, "ranking.reward") for path, _ in rewards]
+    weights = [weight for _, weight in rewards]
+    if weights == [1.0]:
+        return functions[0]
+
+    def together(
+        ranks: NDArray[np.integer],
+        scores: NDArray[np.floating],
+        targets: NDArray[np.integer],
+    ) -> NDArray[np.float64]:
+        total = np.zeros(len(ranks))
+        for (path, weight), function in zip(rewards, functions, strict=True):
+            earned = np.asarray(function(ranks, scores, targets), dtype=np.float64)
+            if earned.shape != total.shape:
+                raise InputError(
+                    f"ranking.reward ({path}) returned an array of shape "
+                    f"{earned.shape} for {len(ranks)} completions: return one number "
+                    "for each"
+                )
+            total += weight * earned
+        return total
+
+    together.__module__, together.__qualname__ = "", " + ".join(p for p, _ in rewards)
+    return together

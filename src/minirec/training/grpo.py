@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
-from minirec.functions import function_at
 from minirec.policy.loading import get_adapter
 from minirec.policy.rewards import Tasks, reward_completions
 from minirec.policy.rollouts import TRAINING, sample_completions
 from minirec.policy.text import TextPolicy, load_catalogue, load_policy
-from minirec.training.order import check_pace, draw
+from minirec.ranking.rewards import weighted_sum
+from minirec.training import checkpoints
+from minirec.training.order import draw, n_steps
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trl import GRPOTrainer
 
     from minirec.policy.params import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PolicyParams,
         RankingParams,
     )
+    from minirec.ranking.rewards import Reward
     from minirec.types import Adapter, Matrix, Model
 
 
@@ -41,6 +42,13 @@ class Training(NamedTuple):
 
     log: pd.DataFrame  # table of one row a step
     consumed: pd.DataFrame  # table `consumed`
+
+
+class Checkpoints(NamedTuple):
+    """Where a training keeps its checkpoints, and after how many steps."""
+
+    folder: Path
+    steps: int
 
 
 def train_adapter(
@@ -58,6 +66,7 @@ def train_adapter(
     pace: PaceParams | None,
     seed: int,
     label: str,
+    kept: Checkpoints | None,
 ) -> tuple[Adapter, Training]:
     """Load the policy, train it from an adapter on, and return the adapter it has then.
 
@@ -73,14 +82,10 @@ def train_adapter(
         Parameters.
     label
         What the progress bar says.
-
-    Raises
-    ------
-    InputError
-        If no stage can fill the pace's window, before anything is loaded.
+    kept
+        See `train_grpo`.
     """
-    check_pace(curriculum[STAGE], pace)
-    reward = function_at(ranking.reward, "ranking.reward")
+    reward = weighted_sum(ranking.rewards)
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     learner = load_policy(policy_model, adapter, catalogue, policy)
     training = train_grpo(
@@ -94,6 +99,7 @@ def train_adapter(
         pace,
         seed,
         label,
+        kept,
     )
     return get_adapter(learner.lm), training
 
@@ -103,18 +109,20 @@ def train_grpo(
     curriculum: pd.DataFrame,
     prompts: pd.DataFrame,
     tasks: Tasks,
-    reward: Callable[..., np.ndarray],
+    reward: Reward,
     grpo: GRPOParams,
     prompts_per_step: int,
     pace: PaceParams | None,
     seed: int,
     label: str,
+    kept: Checkpoints | None = None,
 ) -> Training:
     """Train the policy's adapter, in place, on a curriculum.
 
     Completions come from `sample_completions` and log-probabilities from
     `packed_log_probs`, which both read a prompt once for its whole group; loss,
-    optimiser and logs are TRL's.
+    optimiser, logs and distribution are TRL's. In each of several processes that
+    ``accelerate launch`` has started, a step's prompts are shared out among them.
 
     Parameters
     ----------
@@ -137,18 +145,25 @@ def train_grpo(
     pace
         Whether stages give way as reward rises, see `minirec.training.order.draw`.
     seed
-        Of the draws.
+        Of the draws. What a step draws depends on it, on the step and on the samples
+        alone.
     label
         What the progress bar says.
+    kept
+        Checkpoints; where there is one, training goes on behind it, and ends with the
+        adapter that it would have had without the interruption. None: none are kept.
 
     Raises
     ------
+    InputError
+        If the last checkpoint is damaged, or the reward fails.
     RuntimeError
         If TRL consumed the prompts in another order than they were drawn in.
     """
     # rollout_func warns at every start that its interface may change; the pin in
     # pyproject.toml is what guards against that
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    from accelerate.utils import gather_object
     from trl import GRPOConfig
 
     from datasets import Dataset
@@ -156,42 +171,53 @@ def train_grpo(
 
     ids = curriculum[SAMPLE_ID].tolist()
     place = {sample_id: i for i, sample_id in enumerate(ids)}
-    n = -(-len(ids) // prompts_per_step) * prompts_per_step
+    group = grpo.num_generations
+    n = n_steps(len(ids), grpo.num_train_epochs, prompts_per_step) * prompts_per_step
+    last = checkpoints.last_of(kept.folder) if kept else None
+    # the position of each prompt trained on, and its mean reward
+    earned = checkpoints.read_earned(last) if last else []
     drawn: list[int] = []  # samples, as they were drawn; ahead of training by a step
-    seen: list[list[int]] = []  # those of each generation, as TRL asked for them
-    earned: list[tuple[int, float]] = []  # and the mean reward of each
 
     def drawing() -> Iterator[int]:
-        stages, expected = curriculum[STAGE], curriculum[MEAN_REWARD]
-        for position in draw(stages, expected, n, pace, earned):
+        for position in draw(
+            curriculum[STAGE],
+            curriculum[MEAN_REWARD],
+            grpo.num_train_epochs,
+            prompts_per_step,
+            pace,
+            earned,
+        ):
             drawn.append(ids[position])
             yield position
 
     def judge(
         completions: list[str], sample_id: list[int], **_: Any
     ) -> list[float | None]:
-        group = grpo.num_generations
-        seen.append(sample_id[::group])
         outcome = reward_completions(policy, tasks, reward, sample_id, completions)
-        means = outcome.reward.reshape(-1, group).mean(axis=1)
-        earned.extend(zip(map(place.__getitem__, seen[-1]), means, strict=True))
+        means = outcome.reward.reshape(-1, group).mean(axis=1).tolist()
+        positions = [place[s] for s in sample_id[::group]]
+        earned.extend(gather_object(list(zip(positions, means, strict=True))))
         return outcome.reward.tolist()
 
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
     data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
+    order = drawing()
     with scratch_folder() as folder:
         config = GRPOConfig(
-            output_dir=folder,
-            num_train_epochs=1,
-            per_device_train_batch_size=prompts_per_step * grpo.num_generations,
-            steps_per_generation=1,
-            shuffle_dataset=False,
-            max_completion_length=policy.params.sampling.max_new_tokens,
-            temperature=policy.params.sampling.temperature,
-            lr_scheduler_type="constant",
-            seed=seed,
-            **grpo.config(),
-            **quiet_trainer(),
+            **{
+                **quiet_trainer(),
+                "output_dir": folder,
+                "num_train_epochs": 1,  # `draw` repeats what is to be repeated
+                "steps_per_generation": grpo.gradient_accumulation_steps,
+                "shuffle_dataset": False,
+                "max_completion_length": policy.params.sampling.max_new_tokens,
+                "temperature": policy.params.sampling.temperature,
+                "lr_scheduler_type": "constant",
+                "seed": seed,
+                **grpo.config(),
+                **_batches(grpo, prompts_per_step),
+                **_saving(kept, grpo),
+            }
         )
         trainer = PackedGRPOTrainer(
             model=policy.lm,
@@ -199,46 +225,74 @@ def train_grpo(
             args=config,
             train_dataset=data,
             processing_class=policy.tokenizer,
-            rollout_func=_rollouts(policy, drawn, grpo.num_generations, seed),
-            order=drawing(),
+            rollout_func=_rollouts(policy, drawn, grpo, prompts_per_step, seed),
+            order=order,
             n=n,
+            checkpoints=kept.folder if kept else None,
+            earned=earned,
         )
         show_progress(trainer, label)
-        trainer.train()
+        if last:
+            logger.info("%s goes on behind %s", label, last)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     policy.lm.eval()
-    consumed = _consumed(seen, curriculum, pace)
-    if consumed[SAMPLE_ID].tolist() != drawn or len(drawn) != n:
+    for _ in order:  # of a training that was over, nothing has been drawn yet
+        pass
+    seen = [ids[position] for position, _ in earned]
+    if seen != drawn or len(drawn) != n:
         raise RuntimeError(
-            f"TRL consumed the prompts {consumed[SAMPLE_ID].tolist()}, of {n} that were "
-            f"to be drawn, and these were: {drawn}"
+            f"TRL consumed the prompts {seen}, of {n} that were to be drawn, and these "
+            f"were: {drawn}"
         )
-    if unseen := len(ids) - consumed[SAMPLE_ID].nunique():
-        logger.warning(
-            "%s: %d of %d samples were not reached at this pace: see table consumed",
-            label,
-            unseen,
-            len(ids),
-        )
-    return Training(_log(trainer.state.log_history), consumed)
+    return Training(
+        _log(trainer.state.log_history),
+        _consumed(seen, curriculum, grpo, prompts_per_step, pace, label),
+    )
+
+
+def _batches(grpo: GRPOParams, prompts_per_step: int) -> dict[str, int]:
+    """Return how many completions each process trains on at once."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # by ``accelerate launch``
+    parts = processes * grpo.gradient_accumulation_steps
+    return {
+        "per_device_train_batch_size": prompts_per_step * grpo.num_generations // parts
+    }
+
+
+def _saving(kept: Checkpoints | None, grpo: GRPOParams) -> dict[str, Any]:
+    if kept is None:
+        return {"save_strategy": "no"}
+    # between generations: what was generated is not kept
+    return {"save_strategy": "steps", "save_steps": kept.steps * grpo.num_iterations}
 
 
 def _rollouts(
-    policy: TextPolicy, drawn: Sequence[int], group: int, seed: int
+    policy: TextPolicy,
+    drawn: Sequence[int],
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    seed: int,
 ) -> Callable[..., dict]:
+    import torch
+
+    group = grpo.num_generations
+
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
-        step = trainer.state.global_step
+        step = trainer.state.global_step // grpo.num_iterations
+        process = trainer.accelerator.process_index
         unique = prompts[::group]  # TRL repeats a prompt for each of its completions
-        ids_of_step = drawn[step * len(unique) : (step + 1) * len(unique)]
+        ids_of_step = drawn[step * prompts_per_step : (step + 1) * prompts_per_step]
         # a sample that a short stage repeats within the step answers anew
         turns = [(s, ids_of_step[:i].count(s)) for i, s in enumerate(ids_of_step)]
+        own = turns[process * len(unique) : (process + 1) * len(unique)]
+        # TRL shuffles a step's completions and drops out by torch's own generator
+        torch.manual_seed(_seed_of(seed, step, process))
         policy.lm.eval()
         completions = sample_completions(
             policy.lm,
             policy.tokenizer,
             unique,
-            seeds=[
-                (seed, TRAINING, step, s, *[turn] * (turn > 0)) for s, turn in turns
-            ],
+            seeds=[(seed, TRAINING, step, s, *[turn] * (turn > 0)) for s, turn in own],
             rollouts=group,
             max_new_tokens=policy.params.sampling.max_new_tokens,
             temperature=policy.params.sampling.temperature,
@@ -261,23 +315,40 @@ def _rollouts(
     return rollout
 
 
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def _consumed(
-    steps: list[list[int]], curriculum: pd.DataFrame, pace: PaceParams | None
+    seen: list[int],
+    curriculum: pd.DataFrame,
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    pace: PaceParams | None,
+    label: str,
 ) -> pd.DataFrame:
-    table = pd.DataFrame(
-        [(step, s) for step, ids in enumerate(steps) for s in ids],
-        columns=["step", SAMPLE_ID],
-    )
-    table.insert(0, POSITION, np.arange(len(table)))
+    """Return table ``consumed``, and say what was repeated or not reached."""
+    position = np.arange(len(seen))
     stage = curriculum.set_index(SAMPLE_ID)[STAGE]
-    beyond = table[POSITION] >= len(curriculum)
-    return table.assign(
-        # a pace draws all that it draws, and has nothing to fill
-        stage=table[SAMPLE_ID].map(stage),
-        padding=beyond & (pace is None),
-    )
+    table = pd.DataFrame({POSITION: position, "step": position // prompts_per_step})
+    table[SAMPLE_ID] = seen
+    beyond = position >= len(curriculum) * grpo.num_train_epochs
+    # a pace draws all that it draws, and has nothing to fill
+    table = table.assign(stage=table[SAMPLE_ID].map(stage), padding=beyond & (not pace))
+    if n := int(table["padding"].sum()):
+        logger.info("%s: %d prompts of the last stage again fill a step", label, n)
+    if unseen := len(curriculum) - table[SAMPLE_ID].nunique():
+        logger.warning(
+            "%s: %d of %d samples were not reached at this pace: see table consumed",
+            label,
+            unseen,
+            len(curriculum),
+        )
+    return table
 
 
 def _log(history: list[dict[str, float]]) -> pd.DataFrame:
     """Return the steps of a trainer's log; its last entry is of the whole run."""
-    return pd.DataFrame([row for row in history if "loss" in row])
+    # names in order, since a checkpoint does not keep another
+    steps = [dict(sorted(row.items())) for row in history if "loss" in row]
+    return pd.DataFrame(steps)

@@ -17,22 +17,23 @@ logger = logging.getLogger(__name__)
 def draw(
     stages: ArrayLike,
     expected: ArrayLike,
-    n: int,
+    epochs: int,
+    prompts_per_step: int,
     pace: PaceParams | None,
     earned: Sequence[tuple[int, float]],
 ) -> Iterator[int]:
-    """Draw the positions of a curriculum, stage by stage.
+    """Draw the positions of a curriculum, stage by stage, in whole steps.
 
-    Without a pace every position comes once, in order, and then those of the last
-    stage again: that fills a last step, which TRL would drop, and with it what is
-    hardest.
+    Without a pace every position comes once an epoch, in order, and at the end those
+    of the last stage again: that fills a last step, which TRL would drop, and with it
+    what is hardest.
 
     With a pace a stage is drawn in its order, again and again, until its reward has
     risen: until its last ``window`` prompts earned ``rise`` more, on average, than the
     proxy did on the same prompts. After ``max_passes`` passes it gives way all the
-    same, and the last stage takes what is left of the n draws. Source: none; a
-    curriculum that is paced by the learner, as self-paced learning (Kumar et al., 2010)
-    is, by the reward that MiniRec (arXiv 2602.04278) orders it by.
+    same, and the last stage takes what is left of as many draws as without a pace.
+    Source: none; a curriculum that is paced by the learner, as self-paced learning
+    (Kumar et al., 2010) is, by the reward that MiniRec (arXiv 2602.04278) orders it by.
 
     Parameters
     ----------
@@ -40,45 +41,71 @@ def draw(
         (N,) stage of each position, from 0, never falling.
     expected
         (N,) mean reward that the proxy earned on each; of use to a pace alone.
-    n
-        Number of draws.
+    epochs
+        Passes over all positions.
+    prompts_per_step
+        Draws a step. A step is drawn while the one before is trained on: what a
+        step's prompts depend on is what the steps before that one earned, at any pace
+        of the machine.
     pace
         How a stage gives way; None: after one pass.
     earned
         What was drawn and is trained on, in that order: a position and the mean reward
-        of its completions. It grows while this is iterated, and may lag behind.
+        of its completions. It grows while this is iterated.
 
     Yields
     ------
     int
-        A position from 0 to N - 1.
+        A position from 0 to N - 1, as many as fill `n_steps`.
 
     Examples
     --------
-    >>> list(draw([0, 1, 1], [0.3, 0.2, 0.1], 4, None, []))
+    >>> list(draw([0, 1, 1], [0.3, 0.2, 0.1], 1, 2, None, []))
     [0, 1, 2, 1]
     """
-    stage, reward = np.asarray(stages), np.asarray(expected, dtype=np.float64)
+    stage = np.asarray(stages)
+    n = n_steps(len(stage), epochs, prompts_per_step) * prompts_per_step
+    if pace is None:
+        last = np.flatnonzero(stage == stage[-1])
+        every = np.tile(np.arange(len(stage)), epochs)
+        yield from [*every.tolist(), *np.resize(last, n - len(every)).tolist()]
+    else:
+        yield from _paced(stage, expected, n, prompts_per_step, pace, earned)
+
+
+def n_steps(n: int, epochs: int, prompts_per_step: int) -> int:
+    """Return how many steps some passes over n prompts take, the last one filled."""
+    return -(-n * epochs // prompts_per_step)
+
+
+def _paced(
+    stage: np.ndarray,
+    expected: ArrayLike,
+    n: int,
+    prompts_per_step: int,
+    pace: PaceParams,
+    earned: Sequence[tuple[int, float]],
+) -> Iterator[int]:
+    reward = np.asarray(expected, dtype=np.float64)
     last, drawn = stage[-1], 0
     for number in np.unique(stage):
         own = np.flatnonzero(stage == number).tolist()
-        most = n if number == last else len(own) * (pace.max_passes if pace else 1)
+        most = n if number == last else len(own) * pace.max_passes
+        why = f"passed {pace.max_passes} times"
         for turn in range(most):
             if drawn == n:
                 return
-            gain = None
-            if pace and number != last:
-                gain = _gain(own, reward, pace.window, earned)
-            if pace and gain is not None and gain >= pace.rise:
+            trained = max(0, drawn // prompts_per_step - 1) * prompts_per_step
+            last_of = earned[max(0, trained - pace.window) : trained]
+            gain = _gain(own, reward, pace.window, last_of)
+            if number != last and gain is not None and gain >= pace.rise:
                 why = (
                     f"its last {pace.window} earned {gain:.3g} more than the proxy did"
                 )
                 break
             yield own[turn % len(own)]
             drawn += 1
-        else:
-            why = f"passed {pace.max_passes} times" if pace else ""
-        if pace and number != last:
+        if number != last:
             logger.info("stage %d ends after %d prompts: %s", number, drawn, why)
 
 
@@ -108,7 +135,6 @@ def _gain(
     earned: Sequence[tuple[int, float]],
 ) -> float | None:
     """Return how much more a stage's last prompts earned than the proxy; None: few."""
-    last = earned[-window:]
-    if len(last) < window or last[0][0] < positions[0]:
+    if len(earned) < window or earned[0][0] < positions[0]:
         return None
-    return float(np.mean([reward - expected[position] for position, reward in last]))
+    return float(np.mean([reward - expected[position] for position, reward in earned]))

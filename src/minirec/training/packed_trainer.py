@@ -3,8 +3,9 @@
 Imported by the function that trains, since TRL takes seconds to import.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,21 +13,43 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from minirec.policy.packed_rows import packed_log_probs
+from minirec.policy.fast_lora import replaced
+from minirec.policy.loading import get_adapter, set_adapter
+from minirec.policy.packed_rows import TokenLogProbs, packed_log_probs
+from minirec.training import checkpoints
 
 
 class PackedGRPOTrainer(GRPOTrainer):
     """``GRPOTrainer`` whose log-probabilities come from `packed_log_probs`.
 
-    Loss, rewards, optimiser and logs are TRL's own. ``order``, if given, says which
-    rows of the dataset are trained on, one after the other, and ``n`` how many those
-    are; it is asked for a step's rows when the step before last has been trained on.
+    Loss, rewards, optimiser and logs are TRL's own. Its checkpoints are those of
+    `minirec.training.checkpoints`; what is random in a step must be seeded by the step,
+    since no state of a generator is kept.
+
+    Parameters
+    ----------
+    order
+        Rows of the dataset to train on, one after the other; asked for a step's rows
+        while the step before is trained on. None: as the dataset has them.
+    n
+        How many those are.
+    checkpoints
+        Folder for this training's checkpoints.
+    earned
+        What the prompts trained on so far have earned; kept with a checkpoint.
     """
 
     def __init__(
-        self, *args: Any, order: Iterator[int] | None = None, n: int = 0, **kwargs: Any
+        self,
+        *args: Any,
+        order: Iterator[int] | None = None,
+        n: int = 0,
+        checkpoints: Path | None = None,
+        earned: list[tuple[int, float]] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.order, self.n = order, n
+        self.checkpoints, self.earned = checkpoints, earned
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
@@ -41,6 +64,33 @@ class PackedGRPOTrainer(GRPOTrainer):
             theirs.repeat_count,
             shuffle=False,
         )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self.checkpoints is not None, "save_strategy is no, unless it is given"
+        if self.args.should_save:  # of several processes one writes
+            adapter = get_adapter(self.accelerator.unwrap_model(model))
+            optimizer: Any = self.optimizer
+            checkpoints.write(
+                self.checkpoints,
+                self.state,
+                adapter["tensors"],
+                optimizer,
+                self.lr_scheduler,
+                self.earned or [],
+            )
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        tensors = checkpoints.read_adapter(Path(checkpoint))
+        policy: Any = self.model
+        set_adapter(policy, {"config": {}, "tensors": tensors})
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            optimizer: Any = self.optimizer
+            checkpoints.restore(Path(checkpoint), optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Load none: see the class."""
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -77,13 +127,18 @@ class PackedGRPOTrainer(GRPOTrainer):
             prompt = used[: sum(mask[:start])]
             completions.append(used[len(prompt) :])
             groups.setdefault(tuple(prompt), []).append(row)
-        packed = packed_log_probs(
-            model,
-            list(groups),
-            [[completions[row] for row in rows] for rows in groups.values()],
-            self._tokenizer.pad_token_id,
-            self.temperature,
-        )
+        policy = self.accelerator.unwrap_model(model)
+
+        def read() -> TokenLogProbs:
+            return packed_log_probs(
+                policy,
+                list(groups),
+                [[completions[row] for row in rows] for rows in groups.values()],
+                self._tokenizer.pad_token_id,
+                self.temperature,
+            )
+
+        packed = read() if policy is model else _through(model, policy, read)
         order = [row for rows in groups.values() for row in rows]
         at = torch.tensor([(r, c) for r in order for c in range(len(completions[r]))])
         shape = (len(input_ids), logits_to_keep)
@@ -91,6 +146,24 @@ class PackedGRPOTrainer(GRPOTrainer):
         log_probs = packed.log_prob.new_zeros(shape).index_put(place, packed.log_prob)
         entropies = packed.log_prob.new_zeros(shape).index_put(place, packed.entropy)
         return log_probs, entropies, None
+
+
+def _through(
+    wrapped: torch.nn.Module, policy: torch.nn.Module, read: Callable[[], Any]
+) -> Any:
+    """Return what ``read`` does with the policy, within the forward pass of its wrapper.
+
+    It is there that torch's wrapper of a distributed model learns which gradients it
+    will have to average.
+    """
+    own = vars(policy).get("forward", policy.forward)
+
+    def forward(*_: Any) -> Any:
+        with replaced({policy: own}):
+            return read()
+
+    with replaced({policy: forward}):
+        return wrapped()
 
 
 class _Drawn(RepeatSampler):

@@ -33,7 +33,13 @@ def show_progress(trainer: Trainer, label: str) -> None:
 
     class Bar(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-            self.bar = tqdm(total=state.max_steps, desc=label, unit=" steps")
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=label,
+                unit=" steps",
+                disable=not state.is_world_process_zero,
+            )
 
         def on_log(self, args, state, control, logs, **_):  # type: ignore[no-untyped-def]
             shown = {n: logs[n] for n in ("reward", "loss") if n in logs}

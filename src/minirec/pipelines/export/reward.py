@@ -10,8 +10,8 @@ import pandas as pd
 
 from minirec.columns import SAMPLE_ID, SEEN_ITEM_ID, TARGET_ITEM_ID
 from minirec.errors import InputError
-from minirec.functions import function_at
 from minirec.policy.params import PolicyParams, RankingParams
+from minirec.ranking.rewards import weighted_sum
 from minirec.types import Matrix, Model
 
 # completions, the target of each, and the items seen before each -> the rewards
@@ -47,7 +47,7 @@ def make_reward(
 
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     reader = TextReader(catalogue, policy)
-    reward = function_at(ranking.reward, "ranking.reward")
+    reward = weighted_sum(ranking.rewards)
 
     def earned(
         completions: Sequence[str],

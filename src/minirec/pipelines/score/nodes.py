@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,11 +36,10 @@ from minirec.columns import (
     VALUE,
 )
 from minirec.errors import InputError
-from minirec.execution.fingerprint import fingerprint, of_model
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
 from minirec.execution.parts import in_order
-from minirec.lineage.code import Code
+from minirec.pipelines.keys import work_key
 from minirec.pipelines.score.params import (
     GradientParams,
     LearnabilityParams,
@@ -124,28 +121,32 @@ def train_proxy(
     policy: PolicyParams,
     ranking: RankingParams,
     proxy: ProxyParams,
+    execution: ExecutionParams,
+    checkpoints: Path,
     seed: int,
 ) -> tuple[Adapter, pd.DataFrame]:
     """Train the proxy: a short GRPO run on a random subset of the pool."""
-    from minirec.training.grpo import train_adapter
+    from minirec.training.launched import train
 
     subset = _proxy_subset(prompts, proxy.prompts)
-    adapter, training = train_adapter(
-        initial_adapter,
-        subset[[SAMPLE_ID]].assign(**{STAGE: 0, MEAN_REWARD: np.nan}),
-        subset,
-        items,
-        item_embeddings,
-        policy_model,
-        encoder_model,
-        policy,
-        ranking,
-        proxy.grpo,
-        proxy.prompts_per_step,
-        None,
-        seed,
-        "train_proxy",
-    )
+    inputs = {
+        "adapter": initial_adapter,
+        "curriculum": subset[[SAMPLE_ID]].assign(**{STAGE: 0, MEAN_REWARD: np.nan}),
+        "prompts": subset,
+        "items": items,
+        "item_embeddings": item_embeddings,
+        "policy_model": policy_model,
+        "encoder_model": encoder_model,
+        "policy": policy,
+        "ranking": ranking,
+        "grpo": proxy.grpo,
+        "prompts_per_step": proxy.prompts_per_step,
+        "pace": None,
+        "seed": seed,
+        "label": "train_proxy",
+    }
+    key = work_key(train, inputs, *(path for path, _ in ranking.rewards))
+    adapter, training = train(inputs, checkpoints, key, execution)
     return adapter, training.log
 
 
@@ -208,7 +209,7 @@ def probe_rewards(
         init,
         scored[[SAMPLE_ID, PROMPT, TARGET_ITEM_ID, SEEN_ITEM_ID]],
         batch_size=batch_size,
-        key=_key(make_prober, init, ranking.reward),
+        key=work_key(make_prober, init, *(path for path, _ in ranking.rewards)),
         folder=finished_batches,
         label="probe_rewards",
         execution=execution,
@@ -288,7 +289,7 @@ def collect_gradients(
                 init,
                 scored,
                 batch_size=batch_size,
-                key=_key(make_differentiator, init),
+                key=work_key(make_differentiator, init),
                 folder=finished_batches,
                 label=label,
                 execution=execution,
@@ -392,29 +393,6 @@ def join_scores(
         )
     total = value.alpha * scores[LEARNABILITY] + scores[REPRESENTATIVENESS]
     return scores.assign(**{VALUE: total})
-
-
-def _key(make_worker: Callable[..., Any], init: dict[str, Any], *paths: str) -> str:
-    """Hash all that decides what a worker makes of a row.
-
-    So does its code, and that of functions that parameters name by their `paths`. Where
-    the model lies, which peft writes into the adapter, does not.
-    Nor does how a server is reached, so that one that died may come back elsewhere.
-    """
-    source = Code()
-    if init.get("server") is not None:
-        served = init["server"].model_dump(include={"model", "protocol"})
-        init = {**init, "server": served}
-    config = init["adapter"]["config"]
-    plain = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
-    init = {**init, "adapter": {**init["adapter"], "config": plain}}
-    return fingerprint(
-        code=[source.of(make_worker), *(source.at(path) for path in paths)],
-        **{
-            name: of_model(value) if name.endswith("_model") else value
-            for name, value in init.items()
-        },
-    )
 
 
 def _told(label: str, fit: int, n: int, memory_gb: float) -> int:

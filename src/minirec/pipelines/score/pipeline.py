@@ -44,6 +44,8 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:policy",
                     "params:ranking",
                     "params:score.proxy",
+                    "params:execution",
+                    "checkpoints",
                     "params:seed",
                 ],
                 outputs=["proxy_adapter", "proxy_log"],

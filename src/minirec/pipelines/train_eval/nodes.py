@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from minirec.columns import (
     RANK,
     SAMPLE_ID,
     SPLIT,
+    STAGE,
     TEST,
     TOP_ITEM_ID,
     TRAINED,
@@ -29,6 +31,8 @@ from minirec.columns import (
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
+from minirec.execution.params import ExecutionParams
+from minirec.pipelines.keys import work_key
 from minirec.pipelines.train_eval.params import TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
@@ -51,10 +55,13 @@ def train_policy(
     policy: PolicyParams,
     ranking: RankingParams,
     train: TrainParams,
+    execution: ExecutionParams,
+    checkpoints: Path,
     seed: int,
 ) -> tuple[Adapter, pd.DataFrame, pd.DataFrame]:
     """Train the policy by GRPO on the curriculum, in its order or at its pace."""
-    from minirec.training.grpo import train_adapter
+    from minirec.training.launched import train as train_with
+    from minirec.training.order import check_pace
 
     ordered = curriculum.sort_values(POSITION)
     chosen = prompts[prompts[SAMPLE_ID].isin(ordered[SAMPLE_ID])]
@@ -63,22 +70,25 @@ def train_policy(
             "curriculum holds samples that prompts does not: they were made from "
             "different pools; run `kedro run --pipelines score` and then `select`"
         )
-    adapter, training = train_adapter(
-        initial_adapter,
-        ordered,
-        chosen,
-        items,
-        item_embeddings,
-        policy_model,
-        encoder_model,
-        policy,
-        ranking,
-        train.grpo,
-        train.prompts_per_step,
-        train.pace,
-        seed,
-        "train_policy",
-    )
+    check_pace(ordered[STAGE], train.pace)
+    inputs = {
+        "adapter": initial_adapter,
+        "curriculum": ordered,
+        "prompts": chosen,
+        "items": items,
+        "item_embeddings": item_embeddings,
+        "policy_model": policy_model,
+        "encoder_model": encoder_model,
+        "policy": policy,
+        "ranking": ranking,
+        "grpo": train.grpo,
+        "prompts_per_step": train.prompts_per_step,
+        "pace": train.pace,
+        "seed": seed,
+        "label": "train_policy",
+    }
+    key = work_key(train_with, inputs, *(path for path, _ in ranking.rewards))
+    adapter, training = train_with(inputs, checkpoints, key, execution)
     return adapter, training.log, training.consumed
 
 

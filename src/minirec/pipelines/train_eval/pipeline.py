@@ -24,6 +24,8 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:policy",
                     "params:ranking",
                     "params:train_eval.train",
+                    "params:execution",
+                    "checkpoints",
                     "params:seed",
                 ],
                 outputs=["policy_adapter", "policy_log", "consumed"],
