@@ -86,3 +86,15 @@ def test_a_reward_that_cannot_be_used_is_named(reward, sentence):
 def test_items_that_the_catalogue_does_not_have_are_refused():
     with pytest.raises(InputError, match="made from different data"):
         Tasks(PROMPTS, ITEMS.iloc[:3])
+
+
+def test_a_reward_that_fails_names_the_sample():
+    def of_the_first_alone(ranks, scores, targets):
+        if (targets == 3).any():
+            raise KeyError("d")
+        return 1.0 * (ranks == 0)
+
+    with pytest.raises(
+        InputError, match=r"of_the_first_alone\) failed for sample 3: K"
+    ):
+        rewarded(['0"', '3"'], ids=[7, 3], reward=of_the_first_alone)

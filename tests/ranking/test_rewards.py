@@ -1,10 +1,13 @@
 import math
+import sys
+from types import ModuleType
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from minirec.errors import InputError
-from minirec.ranking.rewards import ndcg_and_probability
+from minirec.ranking.rewards import ndcg_and_probability, weighted_sum
 
 
 def test_rewards_worked_out_by_hand():
@@ -42,3 +45,26 @@ def test_scores_without_a_highest_are_named(row):
     scores = np.array([[0.1, 0.2], row])
     with pytest.raises(InputError, match="the scores of row 1 have no highest"):
         ndcg_and_probability(np.array([0, 0]), scores, np.array([0, 0]))
+
+
+def first(ranks, scores, targets):
+    return 1.0 * (ranks == 0)
+
+
+def too_few(ranks, scores, targets):
+    return first(ranks, scores, targets)[:-1]
+
+
+def test_several_rewards_add_up_by_their_weights():
+    module = ModuleType("several_rewards")
+    module.first, module.too_few = first, too_few
+    module.second = lambda ranks, scores, targets: 1.0 * (ranks == 1)
+    with patch.dict(sys.modules, {module.__name__: module}):
+        weights = [("several_rewards.first", 1.0), ("several_rewards.second", 0.25)]
+        together = weighted_sum(weights)
+        found = together(np.array([0, 1, 2]), None, None)
+        assert found.tolist() == [1.0, 0.25, 0.0]
+        assert weighted_sum(weights[:1]) is first
+        wrong = weighted_sum([*weights, ("several_rewards.too_few", 1.0)])
+        with pytest.raises(InputError, match=r"\(several_rewards.too_few\) returned"):
+            wrong(np.array([0, 1]), None, None)

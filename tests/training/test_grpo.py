@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,3 +166,30 @@ def test_a_reward_that_returns_rubbish_stops_training(
 ):
     with pytest.raises(InputError, match=message):
         train(learner(), curriculum, prompts, items, reward=value)
+
+
+def test_vllm_writes_what_its_settings_say(learner):
+    """By a stand-in for TRL's client: it needs a GPU and vLLM beside TRL."""
+    policy = learner()
+    params = PARAMS.model_copy(update={"__pydantic_extra__": {"use_vllm": True}})
+    asked = []
+
+    def generate(prompts, images, num_generations):
+        asked.append((prompts, images, num_generations))
+        return prompts, [[5, 6]] * 3, [[[-0.5], [-0.25]]] * 3, None
+
+    trainer = SimpleNamespace(
+        use_vllm=True,
+        vllm_generation=SimpleNamespace(generate=generate),
+        state=SimpleNamespace(global_step=0),
+        accelerator=SimpleNamespace(process_index=0),
+    )
+    rollout = grpo._rollouts(policy, [12], params, 1, seed=3)
+    found = rollout(["The Machine"] * 3, trainer)
+    ids = policy.tokenizer("The Machine", add_special_tokens=False)["input_ids"]
+    assert asked == [([ids] * 3, None, 3)]
+    assert found == {
+        "prompt_ids": [ids] * 3,
+        "completion_ids": [[5, 6]] * 3,
+        "logprobs": [[-0.5, -0.25]] * 3,
+    }

@@ -217,6 +217,7 @@ def train_grpo(
                 **grpo.config(),
                 **_batches(grpo, prompts_per_step),
                 **_saving(kept, grpo),
+                **_stopping(policy, grpo),
             }
         )
         trainer = PackedGRPOTrainer(
@@ -266,6 +267,15 @@ def _saving(kept: Checkpoints | None, grpo: GRPOParams) -> dict[str, Any]:
     return {"save_strategy": "steps", "save_steps": kept.steps * grpo.num_iterations}
 
 
+def _stopping(policy: TextPolicy, grpo: GRPOParams) -> dict[str, Any]:
+    """Tell vLLM, if it writes, which tokens end an answer."""
+    others = grpo.model_extra or {}
+    if not others.get("use_vllm"):
+        return {}
+    ends = {"stop_token_ids": policy.lm.generation_config.eos_token_id}
+    return {"generation_kwargs": {**ends, **(others.get("generation_kwargs") or {})}}
+
+
 def _rollouts(
     policy: TextPolicy,
     drawn: Sequence[int],
@@ -287,6 +297,19 @@ def _rollouts(
         own = turns[process * len(unique) : (process + 1) * len(unique)]
         # TRL shuffles a step's completions and drops out by torch's own generator
         torch.manual_seed(_seed_of(seed, step, process))
+        ids = policy.tokenizer(unique, add_special_tokens=False)["input_ids"]
+        repeated = [own_ids for own_ids in ids for _ in range(group)]
+        if trainer.use_vllm:
+            _, tokens, log_probs, _ = trainer.vllm_generation.generate(
+                prompts=repeated, images=None, num_generations=group
+            )
+            # of each place the token that was drawn comes first
+            drawn_ones = [[own[0] for own in sequence] for sequence in log_probs]
+            return {
+                "prompt_ids": repeated,
+                "completion_ids": tokens,
+                "logprobs": drawn_ones,
+            }
         policy.lm.eval()
         completions = sample_completions(
             policy.lm,
@@ -298,11 +321,8 @@ def _rollouts(
             temperature=policy.params.sampling.temperature,
         )
         policy.lm.train()
-        ids = policy.tokenizer(unique, add_special_tokens=False)["input_ids"]
         return {
-            "prompt_ids": [
-                ids[row] for row in range(len(unique)) for _ in range(group)
-            ],
+            "prompt_ids": repeated,
             "completion_ids": [
                 # TRL wants a token of each, also where no logit was finite
                 written.tokens or [policy.tokenizer.eos_token_id]
