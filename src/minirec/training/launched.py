@@ -142,7 +142,8 @@ def work(folder: Path) -> None:
     import torch
 
     first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING)
+    logging.basicConfig(format="%(levelname)-8s %(message)s", level=logging.WARNING)
+    logging.getLogger("minirec").setLevel(logging.INFO if first else logging.WARNING)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:

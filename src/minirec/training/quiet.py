@@ -21,6 +21,7 @@ def quiet_trainer() -> dict[str, Any]:
         "logging_steps": 1,
         "disable_tqdm": True,  # see `show_progress`
         "gradient_checkpointing": False,
+        "ddp_find_unused_parameters": False,  # all of an adapter is used in every step
         "bf16": False,  # the model is loaded in its dtype; no autocast on top
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
