@@ -44,7 +44,7 @@ TOP_ITEM_ID = "top_item_id"
 DRAW = "draw"
 
 # values of `split`
-TRAIN, VALID, TEST = "train", "valid", "test"
+PRETRAIN, TRAIN, VALID, TEST = "pretrain", "train", "valid", "test"
 
 # values of `method`, beside POPULARITY
 TRAINED, UNTRAINED, NEAREST = "trained", "untrained", "nearest"

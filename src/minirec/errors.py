@@ -22,8 +22,13 @@ def loading(parameter: str, model: dict[str, str]) -> Iterator[None]:
     parameter
         ``policy_model`` or ``encoder_model``.
     model
-        Keyword arguments of ``from_pretrained``.
+        Keyword arguments of ``from_pretrained``; none if there is no model.
     """
+    if not model:
+        raise InputError(
+            f"{parameter} is null in globals.yml, which the policy.kind item_tokens "
+            "alone can do without: name one, or run with --env item_tokens"
+        )
     try:
         yield
     except (OSError, ValueError) as error:

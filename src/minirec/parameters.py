@@ -18,6 +18,7 @@ from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
+from minirec.training.item_settings import item_settings
 
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
 OF_CATALOG = {"policy_model", "policy_revision", "encoder_model", "encoder_revision"}
@@ -72,6 +73,31 @@ class Parameters(Params, extra="ignore"):
                     f"into the {parts} equal parts of grpo.gradient_accumulation_steps: "
                     "let it divide their product"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def fit_the_kind(self) -> Self:
+        """Refuse what the kind of policy does not have."""
+        kind, space = self.policy.kind, self.score.gradients.space
+        if space == ("lora" if kind == "item_tokens" else "weights"):
+            other = "weights" if kind == "item_tokens" else "lora"
+            raise InputError(
+                f"score.gradients.space is {space}, which policy.kind {kind} does not "
+                f"have: take {other}, hidden or hessian"
+            )
+        if kind != "item_tokens":
+            return self
+        for name, given in (
+            ("score.probe.server", self.score.probe.server),
+            ("execution.accelerate", self.execution.accelerate),
+        ):
+            if given:
+                raise InputError(
+                    f"{name} is for text, and policy.kind is item_tokens, which this "
+                    "process samples and trains in seconds: set it to null"
+                )
+        for group in (self.score.proxy, self.train_eval.train):
+            item_settings(group.grpo)
         return self
 
     @model_validator(mode="after")

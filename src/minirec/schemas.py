@@ -23,7 +23,9 @@ class Interactions(pai.DataFrameModel):
     rating: dt.float64 = pai.Field(nullable=True, description="null without ratings")
     timestamp: dt.float64 = pai.Field(nullable=True, description="seconds since 1970")
     position: dt.int64 = pai.Field(nullable=True, description="in the user, from 0")
-    split: dt.string = pai.Field(nullable=True, description="train, valid or test")
+    split: dt.string = pai.Field(
+        nullable=True, description="pretrain, train, valid or test"
+    )
 
 
 class Samples(pai.DataFrameModel):

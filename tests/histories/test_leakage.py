@@ -61,7 +61,7 @@ def test_without_training_every_target_is_new():
         min_size=8,
     )
 )
-@pytest.mark.parametrize("method", ["leave_last_out", "time"])
+@pytest.mark.parametrize("method", ["leave_last_out", "time", "per_user"])
 def test_our_splits_do_not_leak(method, events):
     rows = [(user, item, time) for (user, item), time in events.items()]
     table = ibis.memtable(

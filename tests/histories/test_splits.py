@@ -1,3 +1,6 @@
+from fractions import Fraction
+from math import floor
+
 import ibis
 import pandas as pd
 import pytest
@@ -25,8 +28,8 @@ def table(events):
     )
 
 
-def split(events, method, valid=0.1, test=0.1):
-    found = order_and_split(table(events), method, valid, test).execute()
+def split(events, method, valid=0.1, test=0.1, pretrain=0.0):
+    found = order_and_split(table(events), method, valid, test, pretrain).execute()
     return found.sort_values(["user_id", "position"], ignore_index=True)
 
 
@@ -67,6 +70,36 @@ def test_time_cuts_ties_by_user_and_item():
         ["b", "x", "test"],
         ["b", "y", "test"],
     ]
+
+
+def test_shares_of_each_user_are_cut_as_if_written_in_decimals():
+    # 20 x 0.7, 20 x (1 - 0.05 - 0.15) and 20 x (1 - 0.15): 14, 16 and 17, of which
+    # floats make 14.0, 15.999999999999996 and 17.0. User b: 3.5, 4 and 4.25.
+    events = {("a", f"{i:02}"): i for i in range(20)}
+    events |= {("b", f"{i:02}"): i for i in range(5)}
+    found = split(events, "per_user", valid=0.05, test=0.15, pretrain=0.7)
+    assert found["split"].tolist() == (
+        ["pretrain"] * 14 + ["train"] * 2 + ["valid"] + ["test"] * 3
+    ) + ["pretrain"] * 3 + ["train", "test"]
+
+
+@pytest.mark.parametrize("method", ["leave_last_out", "time"])
+def test_other_methods_pretrain_on_nothing(method):
+    with pytest.raises(InputError, match=r"split.pretrain is 0.5, .* set it to 0, or"):
+        split({("a", "x"): 1}, method, pretrain=0.5)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((0.1, 0.2, 0.7), "valid = 0.1 and test = 0.2 leaves nothing to train on"),
+        ((0.1, 0.2, 0.1), "leaves no pretrain interaction"),
+        ((1.5, 0.2, 0.1), r"preprocess.split.valid = 1.5 must lie between 0 and 1"),
+    ],
+)
+def test_shares_of_each_user_that_leave_nothing(shares, message):
+    with pytest.raises(InputError, match=message):
+        split({("a", item): 1 for item in "stuvx"}, "per_user", *shares)
 
 
 def test_fractions_of_a_second_come_before_the_item():
@@ -140,3 +173,27 @@ def test_time_splits_are_exact_and_in_order(events, valid, test):
     in_order = found.sort_values(["timestamp", "user_id", "item_id"])
     expected = ["train"] * (n - n_valid - n_test) + ["valid"] * n_valid
     assert in_order["split"].tolist() == expected + ["test"] * n_test
+
+
+SHARES = st.integers(1, 30).map(lambda percent: Fraction(percent, 100))
+
+
+@settings(max_examples=20, deadline=None)
+@given(EVENTS, SHARES, SHARES, st.integers(0, 39).map(lambda p: Fraction(p, 100)))
+def test_shares_of_each_user_are_exact(events, valid, test, pretrain):
+    def of_user(n):
+        ends = [pretrain, 1 - valid - test, 1 - test, Fraction(1)]
+        cuts = [0, *(floor(share * n) for share in ends)]
+        names = ["pretrain", "train", "valid", "test"]
+        sizes = [end - start for start, end in zip(cuts, cuts[1:], strict=False)]
+        return [name for name, k in zip(names, sizes, strict=True) for _ in range(k)]
+
+    lengths = pd.Series([user for user, _ in events]).value_counts().sort_index()
+    expected = [name for n in lengths for name in of_user(n)]
+    shares = (float(valid), float(test), float(pretrain))
+    needed = {"train", "valid", "test"} | ({"pretrain"} if pretrain else set())
+    if not needed <= set(expected):
+        with pytest.raises(InputError, match="interaction"):
+            split(events, "per_user", *shares)
+        return
+    assert split(events, "per_user", *shares)["split"].tolist() == expected

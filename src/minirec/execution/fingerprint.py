@@ -48,8 +48,10 @@ def of_model(model: dict[str, str]) -> dict[str, Any]:
     Parameters
     ----------
     model
-        Keyword arguments of ``from_pretrained``.
+        Keyword arguments of ``from_pretrained``; none if there is no model.
     """
+    if not model:
+        return {}
     folder = Path(model["pretrained_model_name_or_path"])
     rest = {k: v for k, v in model.items() if k != "pretrained_model_name_or_path"}
     return {**rest, "model": folder if folder.is_dir() else str(folder)}

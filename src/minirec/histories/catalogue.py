@@ -7,6 +7,7 @@ from ibis import _
 from minirec.columns import (
     ITEM_ID,
     POPULARITY,
+    PRETRAIN,
     SPLIT,
     TEXT,
     TITLE,
@@ -17,7 +18,7 @@ from minirec.histories.text import item_text
 
 
 def popularity(interactions: ir.Table) -> ir.Table:
-    """Count the train interactions of each item that has any interaction.
+    """Count the interactions of each item that train or pre-train.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def popularity(interactions: ir.Table) -> ir.Table:
         ``item_id`` and ``popularity`` (int64, 0 or more; higher is more popular).
     """
     return interactions.group_by(ITEM_ID).aggregate(
-        **{POPULARITY: _.count(where=_[SPLIT] == TRAIN).cast("int64")}
+        **{POPULARITY: _.count(where=_[SPLIT].isin([PRETRAIN, TRAIN])).cast("int64")}
     )
 
 

@@ -6,6 +6,7 @@ from ibis import _
 from minirec.columns import (
     HISTORY_ITEM_ID,
     ITEM_ID,
+    PRETRAIN,
     SPLIT,
     TARGET_ITEM_ID,
     TIMESTAMP,
@@ -29,14 +30,15 @@ def leakage(samples: ir.Table) -> ir.Table:
     Returns
     -------
     ibis.Table
-        A row of each split but train, with counts (int64): ``samples``;
+        A row of each split that neither trains nor pre-trains, with counts (int64): ``samples``;
         ``seen_targets``, which a train sample of the same user holds as its target or
         in its history (0 unless something is wrong); ``early_targets``, which are
         older than the last target of training (0 if split by time); and
         ``new_targets``, whose items no train sample holds.
     """
-    train = samples.filter(_[SPLIT] == TRAIN).rename({ITEM_ID: TARGET_ITEM_ID})
-    others = samples.filter(_[SPLIT] != TRAIN).rename({ITEM_ID: TARGET_ITEM_ID})
+    trains = samples[SPLIT].isin([PRETRAIN, TRAIN])
+    train = samples.filter(trains).rename({ITEM_ID: TARGET_ITEM_ID})
+    others = samples.filter(~trains).rename({ITEM_ID: TARGET_ITEM_ID})
     targets = others.select(USER_ID, ITEM_ID).distinct()
     held = _held(train, targets).mutate(seen=1)
     known = _known(train, targets).mutate(known=1)

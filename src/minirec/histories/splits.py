@@ -10,6 +10,7 @@ from ibis import _
 from minirec.columns import (
     ITEM_ID,
     POSITION,
+    PRETRAIN,
     SPLIT,
     TEST,
     TIMESTAMP,
@@ -19,20 +20,29 @@ from minirec.columns import (
 )
 from minirec.errors import InputError
 
-Method = Literal["leave_last_out", "time"]
+Method = Literal["leave_last_out", "time", "per_user"]
+
+# more than the rounding errors of a share, its difference to 1 and its product with any
+# number of interactions, and less than such a product can be away from a whole number
+# that it is not (shares have few digits)
+SLACK = 1e-9
 
 # how finely a look at all timestamps tells them apart
 BINS = 4096
 
 
 def order_and_split(
-    interactions: ir.Table, method: Method, valid: float, test: float
+    interactions: ir.Table,
+    method: Method,
+    valid: float,
+    test: float,
+    pretrain: float = 0.0,
 ) -> ir.Table:
     """Place each interaction within its user's history and in a split.
 
     Parameters and errors are those of `in_order` and `split`.
     """
-    return split(in_order(interactions), method, valid, test)
+    return split(in_order(interactions), method, valid, test, pretrain)
 
 
 def in_order(interactions: ir.Table) -> ir.Table:
@@ -59,20 +69,31 @@ def in_order(interactions: ir.Table) -> ir.Table:
     return interactions.mutate(**{POSITION: position}).cache()
 
 
-def split(ordered: ir.Table, method: Method, valid: float, test: float) -> ir.Table:
+def split(
+    ordered: ir.Table,
+    method: Method,
+    valid: float,
+    test: float,
+    pretrain: float = 0.0,
+) -> ir.Table:
     """Say of each interaction which split it is in.
 
     Parameters
     ----------
     ordered : ibis.Table
         At least ``user_id``, ``item_id``, ``timestamp`` and ``position``.
-    method : {"leave_last_out", "time"}
+    method : {"leave_last_out", "time", "per_user"}
         ``leave_last_out``: each user's last interaction tests, the one before
         validates, all earlier ones train. ``time``: over all users in the order of
         (timestamp, user_id, item_id), the last ones test, those before validate.
+        ``per_user``: of each user's n interactions the first ``pretrain`` only
+        pre-train a policy, the last ``test`` test, the ``valid`` before them validate,
+        the rest train; where a share s of them ends lies at position floor(s n).
     valid, test : float
-        For ``time`` alone: shares of the interactions, in (0, 1), rounded to whole
-        rows.
+        For ``time`` and ``per_user``: shares of the interactions, in (0, 1); those of
+        ``time`` are rounded to whole rows.
+    pretrain : float
+        For ``per_user`` alone: share from 0, below 1.
 
     Returns
     -------
@@ -84,8 +105,15 @@ def split(ordered: ir.Table, method: Method, valid: float, test: float) -> ir.Ta
     InputError
         If a share is out of range or a split is left without interactions.
     """
+    if pretrain and method != "per_user":
+        raise InputError(
+            f"preprocess.split.pretrain is {pretrain:g}, and preprocess.split.method is "
+            f"{method}, which has no such share: set it to 0, or choose per_user."
+        )
     if method == "leave_last_out":
         return _leave_last_out(ordered)
+    if method == "per_user":
+        return _per_user(ordered, pretrain, valid, test)
     return _by_time(ordered, valid, test)
 
 
@@ -105,11 +133,7 @@ def _leave_last_out(ordered: ir.Table) -> ir.Table:
 
 
 def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
-    for name, share in (("valid", valid), ("test", test)):
-        if not 0 < share < 1:
-            raise InputError(
-                f"preprocess.split.{name} = {share} must lie between 0 and 1."
-            )
+    _check_shares(valid, test)
     if valid + test >= 1:
         raise InputError(
             f"preprocess.split.valid + preprocess.split.test = {valid + test} leaves "
@@ -130,6 +154,49 @@ def _by_time(ordered: ir.Table, valid: float, test: float) -> ir.Table:
         else_=TEST,
     )
     return ordered.mutate(**{SPLIT: split})
+
+
+def _per_user(
+    ordered: ir.Table, pretrain: float, valid: float, test: float
+) -> ir.Table:
+    _check_shares(valid, test)
+    if not (pretrain >= 0 and pretrain + valid + test < 1 - SLACK):
+        raise InputError(
+            f"preprocess.split with pretrain = {pretrain}, valid = {valid} and test = "
+            f"{test} leaves nothing to train on: let the first be at least 0, and their "
+            f"sum below 1."
+        )
+    sizes = ordered.group_by(USER_ID).aggregate(n=(_[POSITION].max() + 1))
+    n = _.n.cast("float64")
+
+    def before(share: float) -> ir.BooleanValue:
+        return _[POSITION] < (n * _exact(share) + _exact(SLACK)).floor()
+
+    split = ibis.cases(
+        (before(pretrain), PRETRAIN),
+        (before(1 - test - valid), TRAIN),
+        (before(1 - test), VALID),
+        else_=TEST,
+    )
+    found = ordered.inner_join(sizes, USER_ID).mutate(**{SPLIT: split}).drop("n")
+    counts = found.group_by(SPLIT).aggregate(n=_.count()).execute()
+    wanted = [TRAIN, VALID, TEST] + [PRETRAIN] * (pretrain > 0)
+    for name in wanted:
+        if name not in set(counts[SPLIT]):
+            raise InputError(
+                f"preprocess.split with pretrain = {pretrain}, valid = {valid} and test "
+                f"= {test} of each user leaves no {name} interaction: change the shares "
+                f"or add interactions."
+            )
+    return found
+
+
+def _check_shares(valid: float, test: float) -> None:
+    for name, share in (("valid", valid), ("test", test)):
+        if not 0 < share < 1:
+            raise InputError(
+                f"preprocess.split.{name} = {share} must lie between 0 and 1."
+            )
 
 
 def _before_row(interactions: ir.Table, row: int) -> ir.BooleanValue:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+# the column of a table of gradients
+GRADIENT = "gradient"
+
 # numbers of a matrix (tokens, vocabulary) that a processor's cache holds: a few MiB
 LOGITS_IN_CACHE = 2**20
 
@@ -94,6 +97,24 @@ def _in_last_blocks(names: Iterable[str], last_blocks: int | None) -> list[str]:
         )
     wanted = set(blocks[-last_blocks:])
     return [name for name in adapted if block_of(name) in wanted]
+
+
+def linear_names(weights: Adapter, last_blocks: int | None) -> list[str]:
+    """Return, sorted, the names of an adapter's matrices in the last blocks.
+
+    Of a whole model in the place of an adapter, they are the weights of its linear
+    maps, those outside of all blocks aside.
+
+    Raises
+    ------
+    InputError
+        If there are fewer blocks, or all are wanted and an adapter lies outside.
+    """
+    names = weights["tensors"].keys()
+    if "model_type" in weights["config"]:
+        matrices = {n for n, t in weights["tensors"].items() if t.dim() == 2}
+        names = {name for name in matrices if block_of(name) >= 0}
+    return _in_last_blocks(names, last_blocks)
 
 
 def block_of(name: str) -> int:
@@ -391,7 +412,7 @@ def adapter_movement(
         )
     moved = [
         (before["tensors"][name].float() - after["tensors"][name].float())[None]
-        for name in _in_last_blocks(shapes[0], last_blocks)
+        for name in linear_names(before, last_blocks)
     ]
     return CountSketch([own.numel() for own in moved], dimensions, seed)(moved)[0]
 

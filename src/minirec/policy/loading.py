@@ -44,11 +44,11 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    name = model["pretrained_model_name_or_path"]
     with loading("policy_model", model):
         tokenizer = AutoTokenizer.from_pretrained(
             **model, padding_side="left", trust_remote_code=False
         )
+    name = model["pretrained_model_name_or_path"]
     if tokenizer.chat_template is None:
         raise InputError(
             f"policy_model {name} has no chat template: name an instruction-tuned "

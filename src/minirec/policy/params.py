@@ -181,14 +181,63 @@ class SamplingParams(Params):
     temperature: float = Field(gt=0)
 
 
+class PretrainingParams(Params):
+    """The supervised start of a policy of item tokens: next-item prediction."""
+
+    epochs: int = Field(ge=1)
+    """At most."""
+    patience: int = Field(ge=1)
+    """Epochs without a better NDCG@10 on the validation split, after which it stops."""
+    validation_windows: int = Field(ge=1)
+    """Drawn from that split at most."""
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+
+class ItemTokenParams(Params):
+    """The LM whose tokens are items, by the names of transformers' ``LlamaConfig``."""
+
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    slate_size: int = Field(ge=1)
+    """Items of an answer."""
+    pretraining: PretrainingParams
+
+    @model_validator(mode="after")
+    def divide_evenly(self) -> Self:
+        """Refuse heads that rotary positions cannot turn."""
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise InputError(
+                f"policy.item_tokens.hidden_size is {self.hidden_size}, which is no "
+                f"multiple of twice num_attention_heads ({self.num_attention_heads}): "
+                "change one of the two"
+            )
+        return self
+
+
 class PolicyParams(Params):
     """The kind of policy, its precision, prompts, adapter and sampling."""
 
-    kind: Literal["text"]
+    kind: Literal["text", "item_tokens"]
     dtype: Literal["float32", "bfloat16", "float16", "float64"]
     prompt: PromptParams
     lora: LoraParams
     sampling: SamplingParams
+    item_tokens: ItemTokenParams | None
+
+    @model_validator(mode="after")
+    def describe_the_kind(self) -> Self:
+        """Refuse the kind ``item_tokens`` without its group."""
+        if self.kind == "item_tokens" and self.item_tokens is None:
+            raise InputError(
+                "policy.kind is item_tokens, and policy.item_tokens is null: run with "
+                "--env item_tokens, or copy the group from "
+                "conf/item_tokens/parameters.yml"
+            )
+        return self
 
 
 class RewardParams(Params):

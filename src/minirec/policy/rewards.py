@@ -96,8 +96,7 @@ def reward_completions(
     Raises
     ------
     InputError
-        If the reward function returns another number of values, or one that is not
-        finite; the message names the first sample.
+        As `checked`.
     """
     prompt = policy.params.prompt
     failures = [
@@ -108,6 +107,37 @@ def reward_completions(
         failures = [why if whole else NOT_FINITE for why, whole in pairs]
     scores, targets = tasks.masked(sample_ids, policy.ground(completions))
     rank = target_rank(scores, targets)
+    earned = checked(reward, rank, scores, targets, sample_ids)
+    failed = np.array([why is not None for why in failures], bool)
+    return Outcome(
+        np.where(failed, scores.shape[1], rank), np.where(failed, 0.0, earned), failures
+    )
+
+
+def checked(
+    reward: Callable[..., np.ndarray],
+    rank: np.ndarray,
+    scores: np.ndarray,
+    targets: np.ndarray,
+    sample_ids: Sequence[int] | np.ndarray,
+) -> np.ndarray:
+    """Return what N completions earn, float64, if it can be used.
+
+    Parameters
+    ----------
+    reward
+        ``f(ranks, scores, targets)``, see `minirec.ranking.rewards`.
+    rank, scores, targets
+        Its arguments.
+    sample_ids
+        N, for what is said of an error.
+
+    Raises
+    ------
+    InputError
+        If it fails, or returns another number of values, or one that is not finite;
+        the message names the first sample.
+    """
     name = f"{reward.__module__}.{reward.__qualname__}".removeprefix(".")
     name = f"ranking.reward ({name})"
     try:
@@ -130,10 +160,7 @@ def reward_completions(
             f"{name} returned a value that is not finite for sample {worst}: return "
             "a finite number for every rank"
         )
-    failed = np.array([why is not None for why in failures], bool)
-    return Outcome(
-        np.where(failed, scores.shape[1], rank), np.where(failed, 0.0, earned), failures
-    )
+    return earned
 
 
 def _failing(

@@ -25,6 +25,7 @@ from minirec.columns import (
 from minirec.execution.map_batches import Work
 from minirec.policy import gradients, loading
 from minirec.policy.adaptive import AdaptiveParams, rounds
+from minirec.policy.item_workers import make_item_differentiator, make_item_prober
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.policy.rewards import Tasks, reward_completions
 from minirec.policy.rollouts import PROBING, Completion, prefill, sample
@@ -36,7 +37,7 @@ from minirec.types import Adapter, Matrix, Model
 if TYPE_CHECKING:
     from peft import PeftModel
 
-GRADIENT = "gradient"
+GRADIENT = gradients.GRADIENT
 
 
 def make_prober(
@@ -59,6 +60,10 @@ def make_prober(
     `rewards` together; if probing is `adaptive`, the first of these, until the sample
     is settled by its own rewards.
     """
+    if policy.kind == "item_tokens":
+        return make_item_prober(
+            adapter, items, policy, ranking, rollouts, adaptive, seed
+        )
     reward = weighted_sum(ranking.rewards)
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     read: Callable[..., Any]
@@ -185,6 +190,10 @@ def make_differentiator(
     space ``lora``, which alone reads `last_blocks` and `dimensions`; the hidden size in
     ``hidden`` and ``hessian``, which multiplies the Hessian with `direction`.
     """
+    if policy.kind == "item_tokens":
+        return make_item_differentiator(
+            adapter, policy, space, last_blocks, dimensions, seed, direction
+        )
     tokenizer = loading.load_tokenizer(policy_model)
     base = loading.load_model(policy_model, policy.dtype, tokenizer, policy.prompt)
     lm = loading.attach_adapter(base, adapter)

@@ -72,6 +72,40 @@ def ndcg_and_probability(
     return NDCG_WEIGHT * ndcg(ranks, NDCG_CUTOFF) + PROBABILITY_WEIGHT * probability
 
 
+def slate_ndcg(
+    ranks: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    targets: NDArray[np.integer],
+) -> NDArray[np.float64]:
+    """Reward the target's place among the items that were written; elsewhere it is 0.
+
+    ``1 / log2(rank + 2)``, the NDCG of a slate, where the target's score is above 0,
+    as a policy of item tokens scores what it wrote: of one item, 1 for a hit.
+
+    Parameters
+    ----------
+    ranks
+        (N,) rank of each target, 0 is best.
+    scores
+        (N, M) score of every item; masked items at -inf.
+    targets
+        (N,) column of each target.
+
+    Returns
+    -------
+    ndarray
+        (N,) in [0, 1]; higher is better.
+
+    Examples
+    --------
+    >>> written = np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])  # items 0, 1 and 1, 2
+    >>> slate_ndcg(np.array([1, 2]), written, np.array([1, 0])).round(4).tolist()
+    [0.6309, 0.0]
+    """
+    written = scores[np.arange(len(scores)), targets] > 0
+    return np.where(written, ndcg(ranks, max(1, scores.shape[1])), 0.0)
+
+
 def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
     """Return the reward that several make together: the sum of weight x reward.
 

@@ -247,7 +247,7 @@ def train_grpo(
         )
     return Training(
         _log(trainer.state.log_history),
-        _consumed(seen, curriculum, grpo, prompts_per_step, pace, label),
+        consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label),
     )
 
 
@@ -339,7 +339,7 @@ def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _consumed(
+def consumed_table(
     seen: list[int],
     curriculum: pd.DataFrame,
     grpo: GRPOParams,

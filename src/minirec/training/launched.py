@@ -32,6 +32,7 @@ from minirec.execution.params import ExecutionParams
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
 from minirec.training import checkpoints
 from minirec.training.grpo import Checkpoints, Training, train_adapter
+from minirec.training.item_grpo import train_item_tokens
 from minirec.types import Adapter
 
 TABLES = ("curriculum", "prompts", "items")
@@ -124,6 +125,8 @@ def train(
     execution
         Parameters.
     """
+    if inputs["policy"].kind == "item_tokens":  # a matter of seconds, in one process
+        return train_item_tokens(**inputs)
     kept = Checkpoints(folder / inputs["label"] / key, execution.checkpoint_steps)
     checkpoints.keep_only(kept.folder)
     if execution.accelerate:

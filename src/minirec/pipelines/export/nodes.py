@@ -46,6 +46,7 @@ def export_curriculum(
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     policy_model: Model,
+    kind: str,
     prompt: PromptParams,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Write the samples in their order for TRL, verl and OpenRLHF.
@@ -53,8 +54,14 @@ def export_curriculum(
     Raises
     ------
     InputError
-        If ``prompts`` lacks a sample, or `read_messages` cannot find its messages.
+        If ``prompts`` lacks a sample, or `read_messages` cannot find its messages, or
+        prompts are no texts.
     """
+    if kind == "item_tokens":
+        raise InputError(
+            "policy.kind is item_tokens, whose prompts are no texts that other trainers "
+            "could read: choose another kind, and run all pipelines"
+        )
     from minirec.policy.loading import load_tokenizer
     from minirec.policy.prompts import marks, read_messages, titles
 

@@ -18,6 +18,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "prompts",
                     "items",
                     "policy_model",
+                    "params:policy.kind",
                     "params:policy.prompt",
                 ],
                 outputs=["trl_dataset", "verl_dataset", "openrlhf_dataset"],

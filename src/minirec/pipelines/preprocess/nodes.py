@@ -62,7 +62,9 @@ def prepare_interactions(
     items = raw_items if limits.untitled == "drop" else None
     filters = (limits.min_rating, limits.since, limits.until)
     core, numbers = prepare(raw_interactions, k, *filters, items)
-    interactions = order_and_split(core, split.method, split.valid, split.test)
+    interactions = order_and_split(
+        core, split.method, split.valid, split.test, split.pretrain
+    )
     return to_ids(interactions, numbers)
 
 
@@ -97,12 +99,13 @@ def render_prompts(
     items: pd.DataFrame,
     policy_model: dict[str, str],
     pool: PoolParams,
+    kind: str,
     prompt: PromptParams,
     max_new_tokens: int,
     seed: int,
 ) -> pd.DataFrame:
     """Draw the pools to score and to evaluate, and write each sample as a prompt."""
-    from minirec.policy import prompts
+    from minirec.policy import item_tokens, prompts
 
     wanted = {TRAIN: pool.train, VALID: pool.valid, TEST: pool.test}
     pools = ibis.union(
@@ -112,6 +115,9 @@ def render_prompts(
     columns += [TARGET_ITEM_ID, HISTORY_ITEM_ID, SEEN_ITEM_ID]
     seen = seen_items(pools, interactions).select(*columns)
     drawn = seen.order_by(SAMPLE_ID).execute()
+    if kind == "item_tokens":
+        rendered = item_tokens.render_prompts(drawn).drop(columns=TIMESTAMP)
+        return rendered.sort_values(SAMPLE_ID, ignore_index=True)
     if "{rating}" in prompt.item or "{time}" in prompt.item:
         events = history_events(pools, interactions)
         events = events.order_by([SAMPLE_ID, POSITION]).execute()

@@ -31,9 +31,11 @@ class FilterParams(Params):
 
 
 class SplitParams(Params):
-    """How interactions are split; the shares are for ``time`` alone."""
+    """How interactions are split; the shares are for ``time`` and ``per_user``."""
 
     method: Method
+    pretrain: float = Field(ge=0, lt=1)
+    """For ``per_user`` alone: each user's first ones, which only pre-train a policy."""
     valid: float = Field(gt=0, lt=1)
     test: float = Field(gt=0, lt=1)
 

@@ -50,6 +50,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "items",
                     "policy_model",
                     "params:preprocess.pool",
+                    "params:policy.kind",
                     "params:policy.prompt",
                     "params:policy.sampling.max_new_tokens",
                     "params:seed",

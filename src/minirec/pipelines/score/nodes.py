@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
@@ -17,6 +19,7 @@ from minirec.columns import (
     LEARNABILITY,
     MEAN_REWARD,
     N_TOKENS,
+    POSITION,
     PROMPT,
     RANK,
     REPRESENTATIVENESS,
@@ -32,6 +35,7 @@ from minirec.columns import (
     TITLE,
     TOKEN_ID,
     TRAIN,
+    USER_ID,
     VALID,
     VALUE,
 )
@@ -49,7 +53,13 @@ from minirec.pipelines.score.params import (
     ValueParams,
     WarmStartParams,
 )
-from minirec.policy.params import LoraParams, PolicyParams, PromptParams, RankingParams
+from minirec.policy.params import (
+    ItemTokenParams,
+    LoraParams,
+    PolicyParams,
+    PromptParams,
+    RankingParams,
+)
 from minirec.selection.learnability import auto_mu, gaussian_learnability
 from minirec.selection.representativeness import gradient_alignment
 from minirec.types import Adapter, Matrix, Model
@@ -61,7 +71,12 @@ logger = logging.getLogger(__name__)
 
 
 def embed_items(items: pd.DataFrame, encoder_model: Model) -> Matrix:
-    """Embed each item's text: row i of ``matrix`` is item i of the catalogue."""
+    """Embed each item's text: row i of ``matrix`` is item i of the catalogue.
+
+    Without an encoder the rows are empty: a policy of item tokens needs none.
+    """
+    if not encoder_model:
+        return {"matrix": np.empty((len(items), 0), np.float32)}
     from minirec.ranking.encoder import encode, load_encoder
 
     encoder = load_encoder(encoder_model)
@@ -69,20 +84,39 @@ def embed_items(items: pd.DataFrame, encoder_model: Model) -> Matrix:
 
 
 def warm_start_policy(
+    interactions: ir.Table,
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     policy_model: Model,
+    kind: str,
     dtype: str,
     prompt: PromptParams,
     lora: LoraParams,
+    item_tokens: ItemTokenParams | None,
+    window: int,
     n_prompts: int,
     warm_start: WarmStartParams,
     seed: int,
 ) -> Adapter:
     """Make the adapter that the proxy and the trained policy both start from.
 
-    Without warm-start steps it is a fresh one, which changes no answer.
+    Without warm-start steps it is a fresh one, which changes no answer. A policy of
+    item tokens is pre-trained instead, and all its weights take the adapter's place.
     """
+    if kind == "item_tokens":
+        from minirec.training.item_pretraining import pretrained
+
+        assert item_tokens is not None  # `PolicyParams` refuses the kind without
+        columns = [USER_ID, ITEM_ID, POSITION, SPLIT]
+        return pretrained(
+            interactions.select(columns).execute(),
+            items,
+            item_tokens,
+            dtype,
+            window,
+            seed,
+            "warm_start_policy",
+        )
     from minirec.policy.loading import (
         get_adapter,
         load_model,
@@ -186,7 +220,12 @@ def probe_rewards(
 
     fit = ranked_at_once(probe.in_a_round, len(items), memory_gb)
     batch_size = probe.batch_size or min(_ASKED, fit)
-    if probe.server is None:
+    if policy.kind == "item_tokens":
+        from minirec.policy.item_tokens import AT_ONCE, check_weights
+
+        check_weights(proxy_adapter, policy, items)
+        batch_size = probe.batch_size or AT_ONCE
+    elif probe.server is None:
         from minirec.policy.loading import attach_adapter, outline
 
         # also where the size is given: an adapter that does not fit shows at once
@@ -236,50 +275,35 @@ def collect_gradients(
     seed: int,
 ) -> Matrix:
     """Collect each sample's gradient of the GRPO loss on the proxy's own rollouts."""
-    from minirec.policy.gradients import trainable_parameters
-    from minirec.policy.loading import attach_adapter, outline
-    from minirec.policy.memory import rows_at_once
     from minirec.policy.workers import make_differentiator, matrix_of
 
     key = [SAMPLE_ID, ROLLOUT]
     written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
-    scored = _scored(prompts)[[SAMPLE_ID, PROMPT, N_TOKENS]]
+    scored = _scored(prompts)
     if not (set(scored[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
         raise InputError(
             "rollouts or rewards lack samples of prompts: they were made from another "
             "pool; run `kedro run --pipelines score`"
         )
     scored = scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
-    # also where the size is given: what does not fit the model shows at once
-    lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
-    of_lora = gradient.space == "lora"
-    parameters = trainable_parameters(lm, gradient.last_blocks) if of_lora else []
-    tokens = scored[TOKEN_ID].map(lambda lists: sum(map(len, lists)))
-    longest = int((scored.pop(N_TOKENS) + tokens).max())
+    rows_at_once = _rows_at_once(scored, proxy_adapter, policy_model, policy, gradient)
+    read = [SAMPLE_ID, PROMPT, TOKEN_ID, REWARD]
+    if policy.kind == "item_tokens":
+        read += [TARGET_ITEM_ID, SEEN_ITEM_ID]
+    sketched = gradient.space in ("lora", "weights")
 
     def collect(label: str, space: str, direction: np.ndarray | None = None) -> Matrix:
         batch_size = gradient.batch_size or _told(
-            label,
-            rows_at_once(
-                lm,
-                longest,
-                int(tokens.max()),
-                space,
-                parameters,
-                gradient.dimensions,
-                memory_gb,
-            ),
-            len(scored),
-            memory_gb,
+            label, rows_at_once(space, memory_gb), len(scored), memory_gb
         )
         init = {
             "policy_model": policy_model,
             "adapter": proxy_adapter,
             "policy": policy,
             "space": space,
-            "last_blocks": gradient.last_blocks if of_lora else None,
-            "dimensions": gradient.dimensions if of_lora else 0,
+            "last_blocks": gradient.last_blocks if sketched else None,
+            "dimensions": gradient.dimensions if sketched else 0,
             "seed": seed,
             "direction": direction,
         }
@@ -287,7 +311,7 @@ def collect_gradients(
             map_batches(
                 make_differentiator,
                 init,
-                scored,
+                scored[read],
                 batch_size=batch_size,
                 key=work_key(make_differentiator, init),
                 folder=finished_batches,
@@ -301,6 +325,40 @@ def collect_gradients(
         return collect("collect_gradients", gradient.space)
     of_pool = _of_split(collect("mean_gradient", "hidden"), prompts, TRAIN)
     return collect("collect_gradients", "hessian", _mean(of_pool["matrix"]))
+
+
+def _rows_at_once(
+    scored: pd.DataFrame,
+    adapter: Adapter,
+    policy_model: Model,
+    policy: PolicyParams,
+    gradient: GradientParams,
+) -> Callable[[str, float], int]:
+    """Return how many prompts fit into a space and a memory; refuse what does not fit.
+
+    Also where the size is given: an adapter of another model shows at once.
+    """
+    if policy.kind == "item_tokens":
+        from minirec.policy import item_workers
+        from minirec.policy.item_tokens import check_weights
+
+        check_weights(adapter, policy)
+        return lambda space, memory_gb: item_workers.rows_at_once(
+            adapter, space, gradient.last_blocks, memory_gb
+        )
+    from minirec.policy.gradients import trainable_parameters
+    from minirec.policy.loading import attach_adapter, outline
+    from minirec.policy.memory import rows_at_once
+
+    lm = attach_adapter(outline(policy_model, policy.dtype), adapter)
+    of_lora = gradient.space == "lora"
+    parameters = trainable_parameters(lm, gradient.last_blocks) if of_lora else []
+    tokens = scored[TOKEN_ID].map(lambda lists: sum(map(len, lists)))
+    longest = int((scored[N_TOKENS] + tokens).max())
+    most = int(tokens.max())
+    return lambda space, memory_gb: rows_at_once(
+        lm, longest, most, space, parameters, gradient.dimensions, memory_gb
+    )
 
 
 def score_learnability(
@@ -361,13 +419,27 @@ def score_representativeness(
 
 
 def embed_samples(
-    prompts: pd.DataFrame, items: pd.DataFrame, encoder_model: Model
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    encoder_model: Model,
+    initial_adapter: Adapter,
 ) -> Matrix:
-    """Embed each sample of the pool: the titles of its history, as one text."""
+    """Embed each sample of the pool: the titles of its history, as one text.
+
+    Without an encoder it is the policy of item tokens that reads the history, before
+    any reinforcement.
+    """
+    pool = _pool(prompts).sort_values(SAMPLE_ID)
+    if not encoder_model:
+        from minirec.policy.item_tokens import sample_embeddings
+
+        return {
+            SAMPLE_ID: pool[SAMPLE_ID].to_numpy(),
+            "matrix": sample_embeddings(initial_adapter, pool[PROMPT].tolist()),
+        }
     from minirec.ranking.encoder import encode, load_encoder
 
     encoder = load_encoder(encoder_model)
-    pool = _pool(prompts).sort_values(SAMPLE_ID)
     title = dict(zip(items[ITEM_ID], items[TITLE], strict=True))
     texts = [", ".join(title[item] for item in ids) for ids in pool[HISTORY_ITEM_ID]]
     return {

@@ -67,12 +67,13 @@ class ProbeParams(Params):
 class GradientParams(Params):
     """Where gradients are taken, of which part of the adapter, in how many dimensions.
 
-    ``lora``: at the adapter of the last blocks, sketched. ``hidden``: at the last
+    ``lora``: at the adapter of the last blocks, sketched. ``weights``: of a policy of
+    item tokens, at the weights themselves of the last blocks, sketched. ``hidden``: at the last
     hidden state, by a forward pass alone. ``hessian``: the published variant of it, the
     Hessian times the mean gradient.
     """
 
-    space: Literal["lora", "hidden", "hessian"]
+    space: Literal["lora", "weights", "hidden", "hessian"]
     last_blocks: int | None = Field(ge=1)
     dimensions: int = Field(ge=1)
     batch_size: int | None = Field(ge=1)
@@ -136,7 +137,8 @@ class ScoreParams(Params):
     def move_where_gradients_are(self) -> Self:
         """Refuse a direction that gradients of another space do not have."""
         space = self.gradients.space
-        if self.representativeness.direction == "proxy" and space != "lora":
+        sketched = space in ("lora", "weights")
+        if self.representativeness.direction == "proxy" and not sketched:
             raise InputError(
                 "score.representativeness.direction is proxy, the way that its adapter "
                 f"moved, and score.gradients.space is {space}: take the space lora, or "

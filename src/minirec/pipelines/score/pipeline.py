@@ -21,12 +21,16 @@ def create_pipeline(**_: Any) -> Pipeline:
             Node(
                 nodes.warm_start_policy,
                 inputs=[
+                    "interactions",
                     "prompts",
                     "items",
                     "policy_model",
+                    "params:policy.kind",
                     "params:policy.dtype",
                     "params:policy.prompt",
                     "params:policy.lora",
+                    "params:policy.item_tokens",
+                    "params:preprocess.window",
                     "params:score.proxy.prompts",
                     "params:score.warm_start",
                     "params:seed",
@@ -109,7 +113,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.embed_samples,
-                inputs=["prompts", "items", "encoder_model"],
+                inputs=["prompts", "items", "encoder_model", "initial_adapter"],
                 outputs="embeddings",
                 name="embed_samples",
             ),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,12 +38,17 @@ from minirec.pipelines.keys import work_key
 from minirec.pipelines.train_eval.params import TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
-from minirec.ranking.grounding import target_rank, top_items
+from minirec.ranking.grounding import popularity_prior, target_rank, top_items
 from minirec.ranking.intervals import bootstrap_mean
 from minirec.ranking.metrics import hit_ratio, ndcg
 from minirec.types import Adapter, Matrix, Model
 
 TOP = 10
+
+# what ranks: prompts in, scores (N, M) out, and the N answers if any were written
+Scorer = Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]]
+
+logger = logging.getLogger(__name__)
 
 
 def train_policy(
@@ -109,14 +116,11 @@ def rank_items(
     Seen items are masked. `trained` and `untrained` are the policy with the adapter
     after and before GRPO.
     """
-    from minirec.policy.loading import set_adapter
     from minirec.policy.rewards import Tasks
-    from minirec.policy.text import load_catalogue, load_policy
 
     test = prompts[prompts[SPLIT] == TEST].sort_values(N_TOKENS, ascending=False)
     tasks = Tasks(test, items)
     ids = items[ITEM_ID].to_numpy()
-    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     parts = []
 
     def rank_all(
@@ -145,25 +149,67 @@ def rank_items(
             )
 
     column = pd.Index(ids)
-    rank_all(POPULARITY, lambda b: (popularity_scores(catalogue.prior, len(b)), None))
-    rank_all(
-        NEAREST,
-        lambda batch: (
-            nearest_to_history_scores(
-                [column.get_indexer(list(h)) for h in batch[HISTORY_ITEM_ID]],
-                catalogue.embeddings,
-                catalogue.prior,
-                catalogue.prior_weight,
+    prior = popularity_prior(items[POPULARITY].to_numpy())
+    rank_all(POPULARITY, lambda batch: (popularity_scores(prior, len(batch)), None))
+    if encoder_model:
+        rank_all(
+            NEAREST,
+            lambda batch: (
+                nearest_to_history_scores(
+                    [column.get_indexer(list(h)) for h in batch[HISTORY_ITEM_ID]],
+                    item_embeddings["matrix"],
+                    prior,
+                    ranking.prior_weight,
+                ),
+                None,
             ),
-            None,
-        ),
-    )
-    recommender = load_policy(policy_model, initial_adapter, catalogue, policy)
-    rank_all(UNTRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
-    set_adapter(recommender.lm, policy_adapter)
-    rank_all(TRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
+        )
+    else:
+        logger.info(
+            "rank_items: no encoder_model, the baseline %s is left out", NEAREST
+        )
+    for name, score in _recommenders(
+        {UNTRAINED: initial_adapter, TRAINED: policy_adapter},
+        items,
+        item_embeddings,
+        policy_model,
+        encoder_model,
+        policy,
+        ranking,
+    ):
+        rank_all(name, score)
     rankings = pd.concat(parts, ignore_index=True)
     return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
+
+
+def _recommenders(
+    adapters: dict[str, Adapter],
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    policy_model: Model,
+    encoder_model: Model,
+    policy: PolicyParams,
+    ranking: RankingParams,
+) -> Iterator[tuple[str, Scorer]]:
+    """Yield each adapter's name and the policy that has it, one at a time."""
+    from minirec.policy import item_tokens
+    from minirec.policy.loading import set_adapter
+    from minirec.policy.text import load_catalogue, load_policy
+
+    if policy.kind == "item_tokens":
+        for name, adapter in adapters.items():
+            yield name, _by_prompt(item_tokens.load_policy(adapter, policy, items))
+        return
+    catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
+    first = next(iter(adapters.values()))
+    recommender = load_policy(policy_model, first, catalogue, policy)
+    for name, adapter in adapters.items():
+        set_adapter(recommender.lm, adapter)
+        yield name, _by_prompt(recommender)
+
+
+def _by_prompt(policy: Any) -> Scorer:
+    return lambda batch: policy.recommend(batch[PROMPT].tolist())
 
 
 def evaluate_rankings(

@@ -1,0 +1,301 @@
+"""GRPO on a policy of item tokens: a prompt is read once for its whole group."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from minirec.columns import MEAN_REWARD, PROMPT, SAMPLE_ID, STAGE
+from minirec.policy.item_tokens import (
+    AT_ONCE,
+    ItemPolicy,
+    get_weights,
+    last_hidden,
+    load_policy,
+    reward_slates,
+    sample_slates,
+    seen_mask,
+    slate_log_probs,
+)
+from minirec.policy.rewards import Tasks
+from minirec.policy.rollouts import TRAINING
+from minirec.ranking.rewards import weighted_sum
+from minirec.training.grpo import Training, consumed_table
+from minirec.training.item_settings import Settings, item_settings
+from minirec.training.order import draw, n_steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from minirec.policy.params import (
+        GRPOParams,
+        PaceParams,
+        PolicyParams,
+        RankingParams,
+    )
+    from minirec.ranking.rewards import Reward
+    from minirec.types import Adapter
+
+# what is added to a standard deviation before it divides, as TRL does
+EPSILON = 1e-4
+
+
+def train_item_tokens(
+    adapter: Adapter,
+    curriculum: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    pace: PaceParams | None,
+    seed: int,
+    label: str,
+    **_: Any,
+) -> tuple[Adapter, Training]:
+    """Load the policy, train all its weights, and return them.
+
+    Takes what `minirec.training.grpo.train_adapter` does; models of others are not
+    used. ``adapter`` holds whole policies, before and after.
+    """
+    settings = item_settings(grpo)
+    learner = load_policy(adapter, policy, items)
+    tasks = Tasks(prompts, items)
+    reward = weighted_sum(ranking.rewards)
+    log, seen = train_items(
+        learner,
+        curriculum,
+        prompts,
+        tasks,
+        reward,
+        settings,
+        prompts_per_step,
+        pace,
+        seed,
+        label,
+    )
+    table = consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label)
+    return get_weights(learner.lm, learner.tokenizer), Training(log, table)
+
+
+def train_items(
+    policy: ItemPolicy,
+    curriculum: pd.DataFrame,
+    prompts: pd.DataFrame,
+    tasks: Tasks,
+    reward: Reward,
+    settings: Settings,
+    prompts_per_step: int,
+    pace: PaceParams | None,
+    seed: int,
+    label: str,
+) -> tuple[pd.DataFrame, list[int]]:
+    """Train the policy's weights, in place, on a curriculum.
+
+    A step reads each of its prompts once, draws G slates of each from the
+    distribution of the next item, and descends `step_loss` by AdamW at a constant
+    learning rate.
+
+    Parameters
+    ----------
+    policy
+        Whose weights are trained.
+    curriculum
+        Samples in the order of training, with their stages and mean rewards.
+    prompts
+        Table ``prompts``, which holds every sample of ``curriculum``.
+    tasks
+        Their targets and seen items.
+    reward
+        ``f(ranks, scores, targets)``, see `minirec.ranking.rewards`.
+    settings
+        Of GRPO.
+    prompts_per_step
+        Prompts an optimiser step.
+    pace
+        Whether stages give way as reward rises, see `minirec.training.order.draw`.
+    seed
+        Of the draws.
+    label
+        What the progress bar says.
+
+    Returns
+    -------
+    log
+        A row a step, by TRL's names.
+    consumed
+        The samples in the order in which they were trained on.
+    """
+    import torch
+
+    lm = policy.lm
+    ids = curriculum[SAMPLE_ID].to_numpy()
+    text = prompts.set_index(SAMPLE_ID)[PROMPT]
+    tokens = policy.read([text[s] for s in ids])
+    before = _Reference(policy, tokens) if settings.beta else None
+    optimizer = torch.optim.AdamW(
+        lm.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    earned: list[tuple[int, float]] = []
+    order = draw(
+        curriculum[STAGE],
+        curriculum[MEAN_REWARD],
+        settings.num_train_epochs,
+        prompts_per_step,
+        pace,
+        earned,
+    )
+    total = n_steps(len(ids), settings.num_train_epochs, prompts_per_step)
+    log, n_tokens = [], 0
+    with tqdm(total=total, desc=label, unit=" steps") as bar:
+        for step in range(total):
+            rows = list(islice(order, prompts_per_step))
+            samples = ids[rows]
+            log_probs = policy.log_probs(
+                last_hidden(lm, [tokens[row] for row in rows]),
+                seen_mask(tasks, samples, policy.n_items).to(lm.device),
+            )
+            slates = sample_slates(
+                log_probs,
+                policy.slate_size,
+                [
+                    (seed, TRAINING, step, int(s), rows[:i].count(row))
+                    for i, (s, row) in enumerate(zip(samples, rows, strict=True))
+                ],
+                range(settings.num_generations),
+            )
+            _, rewards = reward_slates(policy, tasks, reward, samples, slates.numpy())
+            advantages = torch.from_numpy(
+                advantages_of(rewards, settings.scale_rewards)
+            )
+            reference = before.log_probs(rows, log_probs) if before else None
+            loss, kl = step_loss(
+                log_probs,
+                slates.to(lm.device),
+                advantages.to(log_probs),
+                reference,
+                settings.beta,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(
+                lm.parameters(), settings.max_grad_norm
+            )
+            optimizer.step()
+            earned.extend(zip(rows, rewards.mean(1).tolist(), strict=True))
+            n_tokens += sum(len(tokens[row]) for row in rows) + slates.numel()
+            with torch.no_grad():
+                p = log_probs.exp()
+                entropy = -(p * log_probs.masked_fill(p == 0, 0.0)).sum(-1).mean()
+            spread = rewards.std(1, ddof=1)
+            log.append(
+                {
+                    "step": step + 1,
+                    "epoch": (step + 1) * prompts_per_step / len(ids),
+                    "loss": loss.item(),
+                    "reward": rewards.mean(),
+                    "reward_std": spread.mean(),
+                    "frac_reward_zero_std": float((np.ptp(rewards, 1) == 0).mean()),
+                    "entropy": entropy.item(),
+                    "kl": kl.item(),
+                    "grad_norm": norm.item(),
+                    "learning_rate": settings.learning_rate,
+                    "num_tokens": float(n_tokens),
+                }
+            )
+            bar.set_postfix(
+                {"reward": log[-1]["reward"], "loss": log[-1]["loss"]}, refresh=False
+            )
+            bar.update(1)
+    return pd.DataFrame(log), [int(ids[row]) for row, _ in earned]
+
+
+def advantages_of(rewards: np.ndarray, scale: str) -> np.ndarray:
+    """Return rewards (N, G) less their row's mean, over its standard deviation.
+
+    As `minirec.policy.gradients.group_advantages`; with ``scale`` ``none`` the
+    standard deviation does not divide.
+    """
+    centred = rewards - rewards.mean(1, keepdims=True)
+    # equal rewards can differ from their mean by a rounding error
+    centred[np.ptp(rewards, 1) == 0] = 0
+    if scale == "none":
+        return centred
+    return centred / (rewards.std(1, ddof=1, keepdims=True) + EPSILON)
+
+
+def step_loss(
+    log_probs: torch.Tensor,
+    slates: torch.Tensor,
+    advantages: torch.Tensor,
+    reference: torch.Tensor | None,
+    beta: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the GRPO loss of slates drawn from this very policy, and the KL term.
+
+    Minus the mean over all slates of advantage x ratio, where the ratio of the slate's
+    probability to the one it was drawn with is 1: its gradient is that of minus
+    advantage x log-probability. Added is ``beta`` times the mean divergence
+    KL(policy || reference) of the next item's distribution, which decides that of the
+    slate; it is summed over all items, where TRL estimates it from what was drawn.
+
+    Parameters
+    ----------
+    log_probs
+        (N, M) of the next item, -inf where masked.
+    slates
+        (N, G, K).
+    advantages
+        (N, G).
+    reference
+        (N, M) of the policy before training, masked alike; None: without it.
+    beta
+        At least 0.
+
+    Returns
+    -------
+    loss, kl
+        Scalars; ``kl`` is 0 without a reference.
+    """
+    own = slate_log_probs(log_probs, slates)
+    loss = -(advantages * (own - own.detach()).exp()).mean()
+    if reference is None:
+        return loss, loss.new_zeros(())
+    masked = log_probs.isneginf()
+    apart = (log_probs - reference).masked_fill(masked, 0.0)
+    kl = (log_probs.exp() * apart).sum(-1).mean()
+    return loss + beta * kl, kl.detach()
+
+
+class _Reference:
+    """The policy before training: its last hidden states and its output layer."""
+
+    def __init__(self, policy: ItemPolicy, tokens: list[list[int]]) -> None:
+        import torch
+
+        self.policy = policy
+        with torch.no_grad():
+            self.weight = policy.lm.get_output_embeddings().weight.clone()
+            parts = [
+                last_hidden(policy.lm, tokens[start : start + AT_ONCE])
+                for start in range(0, len(tokens), AT_ONCE)
+            ]
+        self.hidden = torch.cat(parts)
+
+    def log_probs(self, rows: list[int], like: torch.Tensor) -> torch.Tensor:
+        """Return those of the next item (N, M), masked as ``like`` is."""
+        import torch
+
+        with torch.no_grad():
+            logits = self.hidden[rows] @ self.weight[: like.shape[1]].T
+            logits = logits.masked_fill(like.isneginf(), float("-inf"))
+            return (logits / self.policy.temperature).log_softmax(-1)

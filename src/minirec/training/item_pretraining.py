@@ -1,0 +1,274 @@
+"""Pre-training of the ``item_tokens`` policy: the next item of every history."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from minirec.columns import (
+    ITEM_ID,
+    POSITION,
+    PRETRAIN,
+    SPLIT,
+    TRAIN,
+    USER_ID,
+    VALID,
+)
+from minirec.errors import InputError
+from minirec.policy.item_tokens import (
+    AT_ONCE,
+    ItemPolicy,
+    get_weights,
+    last_hidden,
+    new_policy,
+)
+from minirec.ranking.metrics import ndcg
+
+if TYPE_CHECKING:
+    import torch
+
+    from minirec.policy.params import ItemTokenParams, PretrainingParams
+    from minirec.types import Adapter
+
+CUTOFF = 10
+
+logger = logging.getLogger(__name__)
+
+
+class Histories(NamedTuple):
+    """What a policy is pre-trained on, and what tells it when to stop."""
+
+    sequences: list[np.ndarray]
+    """Of each user the items to learn, as rows of the catalogue, the oldest first."""
+    past: list[np.ndarray]
+    """Of each validation window all items before the target."""
+    target: np.ndarray
+    """(V,) of each validation window."""
+
+
+def pretrained(
+    interactions: pd.DataFrame,
+    items: pd.DataFrame,
+    params: ItemTokenParams,
+    dtype: str,
+    window: int,
+    seed: int,
+    label: str,
+) -> Adapter:
+    """Make and pre-train a policy, and return all its weights.
+
+    Parameters
+    ----------
+    interactions, items
+        As `histories` takes them.
+    params, dtype, window, seed
+        Parameters.
+    label
+        What the progress bar says.
+
+    Raises
+    ------
+    InputError
+        As `histories`.
+    """
+    data = histories(interactions, items, params.pretraining.validation_windows, seed)
+    policy = new_policy(items, params, dtype, window, seed)
+    pretrain(policy, data, window, params.pretraining, seed, label)
+    return get_weights(policy.lm, policy.tokenizer)
+
+
+def histories(
+    interactions: pd.DataFrame, items: pd.DataFrame, windows: int, seed: int
+) -> Histories:
+    """Take the histories to learn, and validation windows, out of the interactions.
+
+    Learned is the split ``pretrain``, or ``train`` where there is no such split.
+
+    Parameters
+    ----------
+    interactions
+        ``user_id``, ``item_id``, ``position`` and ``split``.
+    items
+        The catalogue.
+    windows
+        How many validation windows are drawn at most.
+    seed
+        Of this draw.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to learn, or to validate by.
+    """
+    ordered = interactions.sort_values([USER_ID, POSITION])
+    row = pd.Index(items[ITEM_ID]).get_indexer(pd.Index(ordered[ITEM_ID]))
+    split = ordered[SPLIT].to_numpy()
+    learned = split == (PRETRAIN if (split == PRETRAIN).any() else TRAIN)
+    first = np.flatnonzero(ordered[POSITION].to_numpy() == 0)
+    parts = zip(np.split(row, first[1:]), np.split(learned, first[1:]), strict=True)
+    sequences = [own[kept] for own, kept in parts if kept.sum() > 1]
+    # a history's first item has no past to be foretold from
+    valid = np.flatnonzero((split == VALID) & (ordered[POSITION].to_numpy() > 0))
+    if not sequences or not len(valid):
+        raise InputError(
+            "policy.kind is item_tokens, and no user has two interactions to pre-train "
+            "on, or none is left to validate by: change preprocess.split"
+        )
+    drawn = np.sort(np.random.default_rng(seed).permutation(valid)[:windows])
+    start = first[np.searchsorted(first, drawn, side="right") - 1]
+    past = [row[begin:end] for begin, end in zip(start, drawn, strict=True)]
+    return Histories(sequences, past, row[drawn])
+
+
+def pretrain(
+    policy: ItemPolicy,
+    data: Histories,
+    window: int,
+    params: PretrainingParams,
+    seed: int,
+    label: str,
+) -> pd.DataFrame:
+    """Pre-train the policy in place, and leave it as it was at its best.
+
+    Each epoch reads every sequence once, in pieces of as many items as a sample shows,
+    cut elsewhere each time; every item of a piece is foretold from those before it.
+    After each epoch NDCG@10 of the validation windows is measured, seen items masked.
+    Training stops when it has not risen for ``patience`` epochs.
+
+    Parameters
+    ----------
+    policy
+        With random weights.
+    data
+        See `histories`.
+    window
+        Items of the past that a sample holds.
+    params
+        Settings.
+    seed
+        Of the order and the cuts.
+    label
+        What the progress bar says.
+
+    Returns
+    -------
+    DataFrame
+        A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+    """
+    import torch
+
+    lm = policy.lm
+    optimizer = torch.optim.AdamW(
+        lm.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+    )
+    best, best_epoch, rows = -1.0, -1, []
+    kept: dict[str, torch.Tensor] = {}
+    with tqdm(total=params.epochs, desc=label, unit=" epochs") as bar:
+        for epoch in range(params.epochs):
+            loss = _epoch(
+                policy, optimizer, data.sequences, window, params, seed, epoch
+            )
+            found = validation_ndcg(policy, data, window)
+            rows.append({"epoch": epoch, "loss": loss, f"ndcg@{CUTOFF}": found})
+            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found:.4f}"})
+            bar.update(1)
+            if found > best:
+                best, best_epoch = found, epoch
+                kept = {n: p.detach().clone() for n, p in lm.named_parameters()}
+            elif epoch - best_epoch >= params.patience:
+                break
+    with torch.no_grad():
+        for name, parameter in lm.named_parameters():
+            parameter.copy_(kept[name])
+    logger.info(
+        "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
+        label,
+        CUTOFF,
+        len(data.target),
+        best,
+        best_epoch + 1,
+        len(rows),
+    )
+    return pd.DataFrame(rows)
+
+
+def validation_ndcg(policy: ItemPolicy, data: Histories, window: int) -> float:
+    """Return the mean NDCG@10 of the validation windows, seen items masked."""
+    import torch
+
+    total = 0.0
+    for start in range(0, len(data.target), AT_ONCE):
+        past = data.past[start : start + AT_ONCE]
+        target = data.target[start : start + AT_ONCE]
+        ids = [[policy.n_items, *own[-window:]] for own in past]
+        with torch.inference_mode():
+            logits = policy.logits(last_hidden(policy.lm, ids)).float().cpu().numpy()
+        place = np.arange(len(past))
+        own = logits[place, target]
+        for row, seen in enumerate(past):
+            logits[row, seen] = -np.inf
+        logits[place, target] = own
+        rank = (logits >= own[:, None]).sum(1) - 1
+        total += float(np.sum(ndcg(rank, CUTOFF)))
+    return total / len(data.target)
+
+
+def _epoch(
+    policy: ItemPolicy,
+    optimizer: torch.optim.Optimizer,
+    sequences: list[np.ndarray],
+    window: int,
+    params: PretrainingParams,
+    seed: int,
+    epoch: int,
+) -> float:
+    """Learn every sequence once; return the mean loss a token."""
+    import torch
+
+    noise = np.random.default_rng([seed, epoch])
+    pieces = [
+        piece
+        for own in sequences
+        for piece in np.split(
+            own, np.arange(noise.integers(1, window + 1), len(own), window)
+        )
+        if len(piece)
+    ]
+    order = noise.permutation(len(pieces))
+    # pieces of like length side by side: a batch is padded to its longest
+    lengths = np.array([len(piece) for piece in pieces])
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    batches = [
+        order[i : i + params.batch_size]
+        for i in range(0, len(order), params.batch_size)
+    ]
+    policy.lm.train()
+    loss_sum, n_tokens = 0.0, 0
+    for number in noise.permutation(len(batches)):
+        batch = [pieces[i] for i in batches[number]]
+        width = len(batch[0])
+        ids = np.full((len(batch), width + 1), policy.n_items)
+        labels = np.full((len(batch), width), -100)
+        for r, piece in enumerate(batch):
+            ids[r, 1 : len(piece) + 1] = piece
+            labels[r, : len(piece)] = piece
+        # padded on the right, so that causal attention alone is enough
+        read = policy.lm.model(
+            input_ids=torch.from_numpy(ids[:, :-1]).to(policy.lm.device),
+            use_cache=False,
+        ).last_hidden_state
+        own = torch.from_numpy(labels).to(policy.lm.device)
+        logits = policy.logits(read[own >= 0])
+        loss = torch.nn.functional.cross_entropy(logits.float(), own[own >= 0])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.lm.parameters(), 1.0)
+        optimizer.step()
+        n = int((labels >= 0).sum())
+        loss_sum, n_tokens = loss_sum + loss.item() * n, n_tokens + n
+    policy.lm.eval()
+    return loss_sum / n_tokens
