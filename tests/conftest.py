@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import resource
 import shutil
@@ -37,6 +38,16 @@ def encoder_model():
 @pytest.fixture(scope="session")
 def policy_params(parameters):
     return PolicyParams.model_validate(parameters["policy"])
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny policy of item tokens, and prompts for it: see tiny_items.py."""
+    path = Path(__file__).with_name("tiny_items.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

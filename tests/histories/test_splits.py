@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 from math import floor
 
 import ibis
@@ -185,7 +186,7 @@ def test_shares_of_each_user_are_exact(events, valid, test, pretrain):
         ends = [pretrain, 1 - valid - test, 1 - test, Fraction(1)]
         cuts = [0, *(floor(share * n) for share in ends)]
         names = ["pretrain", "train", "valid", "test"]
-        sizes = [end - start for start, end in zip(cuts, cuts[1:], strict=False)]
+        sizes = [end - start for start, end in pairwise(cuts)]
         return [name for name, k in zip(names, sizes, strict=True) for _ in range(k)]
 
     lengths = pd.Series([user for user, _ in events]).value_counts().sort_index()

@@ -145,7 +145,7 @@ def new_model(
         max_position_embeddings=window + 1,
         tie_word_embeddings=True,
         bos_token_id=n_items,
-        pad_token_id=n_items,
+        pad_token_id=None,  # it would keep the same token from being learned
         eos_token_id=None,
         architectures=["LlamaForCausalLM"],
     )
@@ -346,7 +346,7 @@ def last_hidden(lm: LlamaForCausalLM, ids: Sequence[Sequence[int]]) -> torch.Ten
 
     # padded on the right, so that causal attention alone is enough
     n, width = len(ids), max(map(len, ids))
-    filled = np.full((n, width), lm.config.pad_token_id, np.int64)
+    filled = np.full((n, width), lm.config.bos_token_id, np.int64)
     for row, own in enumerate(ids):
         filled[row, : len(own)] = own
     device = lm.device

@@ -266,7 +266,9 @@ def weight_gradients(
         begin.append(given[0].detach().requires_grad_())
         return (begin[-1], *given[1:])
 
-    hook = lm.model.layers[lowest].register_forward_pre_hook(start)
+    # its first module: of the last block, `last_hidden` calls the modules alone
+    first = lm.model.layers[lowest].input_layernorm
+    hook = first.register_forward_pre_hook(start)
     try:
         with _frozen(lm), _per_row(lm, names) as own:
             hidden = last_hidden(lm, tokens)

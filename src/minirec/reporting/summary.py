@@ -161,7 +161,7 @@ def work_table(
         could not use.
     """
     tokens = int(rollouts["token_id"].map(len).sum())
-    answers = rankings[rankings["completion"].notna()]
+    answers = rankings[rankings["method"].isin([UNTRAINED, TRAINED])]
     table = Table.grid(padding=(0, 2))
     table.add_row(
         "scored",

@@ -46,8 +46,8 @@ def export_curriculum(
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     policy_model: Model,
-    kind: str,
     prompt: PromptParams,
+    kind: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Write the samples in their order for TRL, verl and OpenRLHF.
 
