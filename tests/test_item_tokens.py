@@ -10,6 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minirec.errors import InputError
 from minirec.parameters import check_parameters
+from minirec.pipelines.export import nodes as export
+from minirec.policy.loading import load_tokenizer
+from minirec.ranking.encoder import load_encoder
 
 SMALL = {
     "policy": {
@@ -96,9 +99,19 @@ def test_every_pipeline(project, kedro):
     assert {"trained", "untrained", "popularity"} <= set(metrics["method"])
     assert "nearest" not in set(metrics["method"])
 
-    export = kedro(project, "run", "--env", "item_tokens", "--pipelines", "export")
-    assert export.returncode == 1
-    assert "whose prompts are no texts" in " ".join(export.stderr.split())
+
+def test_there_is_nothing_to_export():
+    with pytest.raises(InputError, match="whose prompts are no texts"):
+        export.export_chat_template({}, None, "item_tokens")
+    with pytest.raises(InputError, match="whose prompts are no texts"):
+        export.export_curriculum(None, None, None, {}, None, "item_tokens")
+
+
+def test_another_kind_needs_a_model():
+    with pytest.raises(InputError, match=r"policy_model is null .* --env item_tokens"):
+        load_tokenizer({})
+    with pytest.raises(InputError, match=r"encoder_model is null .* --env item_tokens"):
+        load_encoder({})
 
 
 SERVER = {

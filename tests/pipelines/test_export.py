@@ -88,7 +88,9 @@ def curriculum():
 def folder(tmp_path_factory, curriculum, prompts, items, policy_model, prompt):
     """The files, and a copy of the model's folder with their chat template."""
     path = tmp_path_factory.mktemp("export")
-    tables = nodes.export_curriculum(curriculum, prompts, items, policy_model, prompt)
+    tables = nodes.export_curriculum(
+        curriculum, prompts, items, policy_model, prompt, "text"
+    )
     models = (schemas.ForTRL, schemas.ForVerl, schemas.ForOpenRLHF)
     types = (ParquetDataset, ParquetDataset, JSONLinesDataset)
     for file, kind, table, model in zip(
@@ -98,7 +100,7 @@ def folder(tmp_path_factory, curriculum, prompts, items, policy_model, prompt):
         dataset.save(model.validate(table))
         model.validate(dataset.load())
     shutil.copytree(policy_model["pretrained_model_name_or_path"], path / "model")
-    template = nodes.export_chat_template(policy_model, prompt)
+    template = nodes.export_chat_template(policy_model, prompt, "text")
     (path / "model" / "chat_template.jinja").write_text(template, "utf-8")
     return path
 
@@ -195,7 +197,9 @@ def test_a_sample_without_a_prompt_is_refused(
 ):
     lacking = prompts[prompts["sample_id"] != 7]
     with pytest.raises(InputError, match="curriculum holds samples that prompts"):
-        nodes.export_curriculum(curriculum, lacking, items, policy_model, prompt)
+        nodes.export_curriculum(
+            curriculum, lacking, items, policy_model, prompt, "text"
+        )
 
 
 def test_prompts_of_another_chat_template_are_refused(
@@ -203,7 +207,7 @@ def test_prompts_of_another_chat_template_are_refused(
 ):
     dated = prompts.assign(prompt="Today is Monday.\n" + prompts["prompt"])
     with pytest.raises(InputError, match="are not what the chat template of policy"):
-        nodes.export_curriculum(curriculum, dated, items, policy_model, prompt)
+        nodes.export_curriculum(curriculum, dated, items, policy_model, prompt, "text")
 
 
 def test_trl_trains_on_the_samples_in_their_order(

@@ -57,11 +57,7 @@ def export_curriculum(
         If ``prompts`` lacks a sample, or `read_messages` cannot find its messages, or
         prompts are no texts.
     """
-    if kind == "item_tokens":
-        raise InputError(
-            "policy.kind is item_tokens, whose prompts are no texts that other trainers "
-            "could read: choose another kind, and run all pipelines"
-        )
+    _need_texts(kind)
     from minirec.policy.loading import load_tokenizer
     from minirec.policy.prompts import marks, read_messages, titles
 
@@ -113,9 +109,24 @@ def for_openrlhf(samples: pd.DataFrame) -> pd.DataFrame:
     return samples[[PROMPT, CHAT, *OF_ORDER]].assign(datasource=SOURCE, label=label)
 
 
-def export_chat_template(policy_model: Model, prompt: PromptParams) -> str:
-    """Return the chat template that makes the prompts of their messages."""
+def export_chat_template(policy_model: Model, prompt: PromptParams, kind: str) -> str:
+    """Return the chat template that makes the prompts of their messages.
+
+    Raises
+    ------
+    InputError
+        If prompts are no texts.
+    """
+    _need_texts(kind)
     from minirec.policy.loading import load_tokenizer
     from minirec.policy.prompts import answering_template
 
     return answering_template(load_tokenizer(policy_model), prompt)
+
+
+def _need_texts(kind: str) -> None:
+    if kind == "item_tokens":
+        raise InputError(
+            "policy.kind is item_tokens, whose prompts are no texts that other trainers "
+            "could read: choose another kind, and run all pipelines"
+        )

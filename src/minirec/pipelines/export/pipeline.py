@@ -26,7 +26,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.export_chat_template,
-                inputs=["policy_model", "params:policy.prompt"],
+                inputs=["policy_model", "params:policy.prompt", "params:policy.kind"],
                 outputs="chat_template",
                 name="export_chat_template",
             ),
