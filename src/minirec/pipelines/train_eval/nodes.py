@@ -109,7 +109,6 @@ def rank_items(
     Seen items are masked. `trained` and `untrained` are the policy with the adapter
     after and before GRPO.
     """
-    from minirec.policy.loading import set_adapter
     from minirec.policy.rewards import Tasks
     from minirec.policy.text import load_catalogue, load_policy
 
@@ -160,7 +159,7 @@ def rank_items(
     )
     recommender = load_policy(policy_model, initial_adapter, catalogue, policy)
     rank_all(UNTRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
-    set_adapter(recommender.lm, policy_adapter)
+    recommender.set_adapter(policy_adapter)
     rank_all(TRAINED, lambda b: recommender.recommend(b[PROMPT].tolist()))
     rankings = pd.concat(parts, ignore_index=True)
     return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
