@@ -234,7 +234,7 @@ def measure(
     from minirec.functions import function_at
     from minirec.pipelines.score.nodes import _pool
     from minirec.policy import gradients
-    from minirec.policy.rewards import Tasks, reward_completions
+    from minirec.policy.rewards import Tasks, Written, reward_completions
     from minirec.policy.text import load_catalogue, load_policy
     from minirec.policy.workers import make_differentiator, make_prober
 
@@ -306,7 +306,7 @@ def measure(
                 raise click.ClickException("generate wrote other tokens than ours")
             texts = plain.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             ids = batch[SAMPLE_ID].repeat(group).to_numpy()
-            reward_completions(plain, tasks, reward, ids, texts)
+            reward_completions(plain, tasks, reward, ids, Written(texts))
 
     times: Timed = {}
     products = {"rollouts": products_of(ours)}

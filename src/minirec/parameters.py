@@ -101,6 +101,25 @@ class Parameters(Params, extra="ignore"):
         return self
 
     @model_validator(mode="after")
+    def write_what_is_read(self) -> Self:
+        """Refuse what makes or takes titles where the policy writes none."""
+        if self.policy.kind != "policy_head":
+            return self
+        if self.score.probe.server is not None:
+            raise InputError(
+                "score.probe.server is set, and policy.kind is policy_head, whose "
+                "hidden states no server gives: set the server to null, or take the "
+                "kind text"
+            )
+        if self.score.warm_start.steps:
+            raise InputError(
+                f"score.warm_start.steps is {self.score.warm_start.steps}, which would "
+                "teach titles, and policy.kind is policy_head, which writes none: set "
+                "it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def have_a_direction(self) -> Self:
         """Refuse a direction of prompts that are not drawn."""
         direction = self.score.representativeness.direction

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from minirec.errors import InputError
-from minirec.policy.rewards import Tasks, reward_completions
+from minirec.policy.prompts import failure
+from minirec.policy.rewards import Grounded, Tasks, Written, reward_completions
 
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
 PROMPTS = pd.DataFrame(
@@ -20,12 +21,14 @@ PROMPTS = pd.DataFrame(
 def policy(answer_mark=""):
     """A policy whose completions begin with the number of the item that they mean."""
 
-    def ground(completions):
-        digits = ["".join(filter(str.isdigit, text)) for text in completions]
-        return np.array([[float(str(item) in d) for item in range(4)] for d in digits])
+    def ground(written):
+        digits = ["".join(filter(str.isdigit, text)) for text in written.texts]
+        return Grounded(
+            np.array([[float(str(item) in d) for item in range(4)] for d in digits]),
+            [failure(text, '"', answer_mark) for text in written.texts],
+        )
 
-    prompt = SimpleNamespace(answer_end='"', answer_mark=answer_mark)
-    return SimpleNamespace(ground=ground, params=SimpleNamespace(prompt=prompt))
+    return SimpleNamespace(ground=ground)
 
 
 def reciprocal(ranks, scores, targets):
@@ -35,7 +38,8 @@ def reciprocal(ranks, scores, targets):
 def rewarded(completions, *args, mark="", reward=reciprocal, ids=None):
     ids = [7] * len(completions) if ids is None else ids
     tasks = Tasks(PROMPTS, ITEMS)
-    return reward_completions(policy(mark), tasks, reward, ids, completions, *args)
+    written = Written(completions)
+    return reward_completions(policy(mark), tasks, reward, ids, written, *args)
 
 
 def test_the_rank_of_the_target_is_rewarded_and_seen_items_do_not_count():

@@ -38,9 +38,9 @@ def learner(policy_model, encoder_model, policy_params, items):
     def make():
         tokenizer = load_tokenizer(policy_model)
         lm = load_model(policy_model, "float32", tokenizer, policy_params.prompt)
-        encoder = load_encoder(encoder_model)
-        embeddings = encode(encoder, items["title"].tolist())
-        catalogue = Catalogue(encoder, embeddings, np.zeros(len(items)), 0.0)
+        embeddings = encode(load_encoder(encoder_model), items["title"].tolist())
+        no_prior = np.zeros(len(items))
+        catalogue = Catalogue(items, encoder_model, embeddings, no_prior, 0.0)
         policy = new_adapter(lm, policy_params.lora, seed=0)
         return TextPolicy(catalogue, policy_params, policy, tokenizer)
 

@@ -218,15 +218,41 @@ class ItemTokenParams(Params):
         return self
 
 
+class HeadParams(Params):
+    """How the kind ``policy_head`` reads items, and what it learns of them."""
+
+    item: str
+    """The user's message by which an item is read, around {title}."""
+    temperature: float = Field(gt=0)
+    """Divides cosines in the item loss."""
+    item_loss_weight: float = Field(ge=0)
+    refresh: int = Field(ge=1)
+    """Training steps after which the items are read anew."""
+    batch_size: int = Field(ge=1)
+    """Items, or prompts with their rollouts, that are read at once."""
+
+    @field_validator("item")
+    @classmethod
+    def hold_the_title(cls, item: str) -> str:
+        """Refuse a text that would be the same for all items, or knows no such name."""
+        if PLACEHOLDER.findall(item) != ["title"]:
+            raise InputError(
+                f"policy.head.item is {item!r}: write {{title}} into it once, which "
+                "stands for the item's title, and no other placeholder"
+            )
+        return item
+
+
 class PolicyParams(Params):
     """The kind of policy, its precision, prompts, adapter and sampling."""
 
-    kind: Literal["text", "item_tokens"]
+    kind: Literal["text", "item_tokens", "policy_head"]
     dtype: Literal["float32", "bfloat16", "float16", "float64"]
     prompt: PromptParams
     lora: LoraParams
     sampling: SamplingParams
     item_tokens: ItemTokenParams | None
+    head: HeadParams
 
     @model_validator(mode="after")
     def describe_the_kind(self) -> Self:
@@ -236,6 +262,17 @@ class PolicyParams(Params):
                 "policy.kind is item_tokens, and policy.item_tokens is null: run with "
                 "--env item_tokens, or copy the group from "
                 "conf/item_tokens/parameters.yml"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def reason_before_the_mark(self) -> Self:
+        """Refuse a head without a mark to read the hidden state at."""
+        if self.kind == "policy_head" and not self.prompt.answer_mark:
+            raise InputError(
+                "policy.kind is policy_head, which reads its hidden state at the mark "
+                "behind the reasoning, and [answer] of policy.prompt.template has no "
+                "{reasoning}: name conf/prompts/head.txt, or one of your own that has"
             )
         return self
 

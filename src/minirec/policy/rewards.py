@@ -16,11 +16,27 @@ from minirec.columns import (
     TARGET_ITEM_ID,
 )
 from minirec.errors import InputError
-from minirec.policy.prompts import failure
 from minirec.ranking.grounding import mask_seen, target_rank
 
 if TYPE_CHECKING:
+    from minirec.policy.head import HeadPolicy
     from minirec.policy.text import TextReader
+
+
+class Written(NamedTuple):
+    """N completions; of those of another trainer, the texts alone are known."""
+
+    texts: Sequence[str]
+    tokens: Sequence[Sequence[int]] = ()
+    prompts: Sequence[str] = ()
+    """What each completion answers, rendered."""
+
+
+class Grounded(NamedTuple):
+    """What N completions mean: scores (N, M), and why there is no answer, or None."""
+
+    scores: np.ndarray
+    failure: list[str | None]
 
 
 class Outcome(NamedTuple):
@@ -58,27 +74,32 @@ class Tasks:
         self._target = target
         self._seen = seen
 
+    def targets(self, sample_ids: Iterable[int]) -> np.ndarray:
+        """Return the samples' targets (N,)."""
+        return self._target[[self._row[int(sample_id)] for sample_id in sample_ids]]
+
     def masked(
         self, sample_ids: Iterable[int], scores: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores (N, M) with seen items at -inf, and the targets (N,)."""
-        rows = [self._row[int(sample_id)] for sample_id in sample_ids]
-        targets = self._target[rows]
-        return mask_seen(scores, [self._seen[row] for row in rows], targets), targets
+        ids = list(sample_ids)
+        seen = [self._seen[self._row[int(sample_id)]] for sample_id in ids]
+        targets = self.targets(ids)
+        return mask_seen(scores, seen, targets), targets
 
 
 def reward_completions(
-    policy: TextReader,
+    policy: TextReader | HeadPolicy,
     tasks: Tasks,
     reward: Callable[..., np.ndarray],
     sample_ids: Sequence[int] | np.ndarray,
-    completions: Sequence[str],
+    written: Written,
     finite: Sequence[bool] | None = None,
 ) -> Outcome:
     """Ground N completions, rank each one's target, and reward the rank.
 
-    A completion without an answer earns 0: it is empty, it lacks the mark that its
-    answer begins with, or the policy gave a token no finite probability.
+    A completion without an answer earns 0: the policy says that there is none
+    (`Grounded`), or it gave a token no finite probability.
 
     Parameters
     ----------
@@ -88,8 +109,10 @@ def reward_completions(
         Their targets and seen items.
     reward
         ``f(ranks, scores, targets)``, see `minirec.ranking.rewards`.
-    sample_ids, completions
-        N each.
+    sample_ids
+        N.
+    written
+        N completions.
     finite
         N times whether all logits were finite. None: they were.
 
@@ -98,14 +121,11 @@ def reward_completions(
     InputError
         As `checked`.
     """
-    prompt = policy.params.prompt
-    failures = [
-        failure(text, prompt.answer_end, prompt.answer_mark) for text in completions
-    ]
+    grounded, failures = policy.ground(written)
     if finite is not None:
         pairs = zip(failures, finite, strict=True)
         failures = [why if whole else NOT_FINITE for why, whole in pairs]
-    scores, targets = tasks.masked(sample_ids, policy.ground(completions))
+    scores, targets = tasks.masked(sample_ids, grounded)
     rank = target_rank(scores, targets)
     earned = checked(reward, rank, scores, targets, sample_ids)
     failed = np.array([why is not None for why in failures], bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 
 from minirec.columns import POPULARITY
 from minirec.policy import loading
-from minirec.policy.prompts import answer
+from minirec.policy.head import HeadPolicy
+from minirec.policy.prompts import answer, failure
+from minirec.policy.rewards import Grounded, Written
 from minirec.policy.rollouts import greedy_completions
 from minirec.ranking.encoder import encode, load_encoder
 from minirec.ranking.grounding import ground, popularity_prior
@@ -28,10 +31,16 @@ if TYPE_CHECKING:
 class Catalogue:
     """What rankings are over: M items, their embeddings (M, d) and prior (M,)."""
 
-    encoder: Any
+    items: pd.DataFrame
+    encoder_model: Model
     embeddings: np.ndarray
     prior: np.ndarray
     prior_weight: float
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The encoder, loaded when it is first needed: not every policy does."""
+        return load_encoder(self.encoder_model)
 
     def ground(self, texts: Sequence[str]) -> np.ndarray:
         """Return scores (N, M) of every item for every text; higher is nearer."""
@@ -47,15 +56,15 @@ class TextReader:
     catalogue: Catalogue
     params: PolicyParams
 
-    def ground(self, completions: Sequence[str]) -> np.ndarray:
-        """Return scores (N, M) over the catalogue for N completions."""
-        prompt = self.params.prompt
-        return self.catalogue.ground(
-            [
-                answer(text, prompt.answer_end, prompt.answer_mark)
-                for text in completions
-            ]
-        )
+    def ground(self, written: Written) -> Grounded:
+        """Score the catalogue by the titles in N completions.
+
+        There is no answer where a text is empty, or lacks the mark that begins it.
+        """
+        form = self.params.prompt.answer_end, self.params.prompt.answer_mark
+        titles = [answer(text, *form) for text in written.texts]
+        failures = [failure(text, *form) for text in written.texts]
+        return Grounded(self.catalogue.ground(titles), failures)
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,14 @@ class TextPolicy(TextReader):
         written = greedy_completions(self.lm, self.tokenizer, prompts, limit)
         tokens = [completion.tokens for completion in written]
         completions = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return self.ground(completions), completions
+        return self.ground(Written(completions)).scores, completions
+
+    def set_adapter(self, adapter: Adapter) -> None:
+        """Replace the values of the adapter."""
+        loading.set_adapter(self.lm, adapter)
+
+
+Policy = TextPolicy | HeadPolicy
 
 
 def load_catalogue(
@@ -90,7 +106,8 @@ def load_catalogue(
 ) -> Catalogue:
     """Return the catalogue with the encoder that its texts were embedded by."""
     return Catalogue(
-        encoder=load_encoder(encoder_model),
+        items=items,
+        encoder_model=encoder_model,
         embeddings=item_embeddings["matrix"],
         prior=popularity_prior(items[POPULARITY].to_numpy()),
         prior_weight=ranking.prior_weight,
@@ -102,8 +119,11 @@ def load_policy(
     adapter: Adapter,
     catalogue: Catalogue,
     params: PolicyParams,
-) -> TextPolicy:
-    """Return the policy with its adapter, in evaluation mode."""
+) -> Policy:
+    """Return the policy of the kind that parameters name, in evaluation mode."""
     tokenizer = loading.load_tokenizer(policy_model)
-    lm = loading.load_model(policy_model, params.dtype, tokenizer, params.prompt)
-    return TextPolicy(catalogue, params, loading.attach_adapter(lm, adapter), tokenizer)
+    base = loading.load_model(policy_model, params.dtype, tokenizer, params.prompt)
+    lm = loading.attach_adapter(base, adapter)
+    if params.kind == "policy_head":
+        return HeadPolicy(catalogue.items, params, lm, tokenizer)
+    return TextPolicy(catalogue, params, lm, tokenizer)

@@ -27,7 +27,7 @@ from minirec.policy import gradients, loading
 from minirec.policy.adaptive import AdaptiveParams, rounds
 from minirec.policy.item_workers import make_item_differentiator, make_item_prober
 from minirec.policy.params import PolicyParams, RankingParams
-from minirec.policy.rewards import Tasks, reward_completions
+from minirec.policy.rewards import Tasks, Written, reward_completions
 from minirec.policy.rollouts import PROBING, Completion, prefill, sample
 from minirec.policy.server import ServerParams, check_server, server_completions
 from minirec.policy.text import Catalogue, TextPolicy, load_catalogue, load_policy
@@ -76,18 +76,24 @@ def make_prober(
         write, prober = _served(server, policy_model, catalogue, policy)
 
     def rewarded(
-        tasks: Tasks, ids: np.ndarray, numbers: range, groups: list[list[Completion]]
+        tasks: Tasks,
+        asked: pd.DataFrame,
+        numbers: range,
+        groups: list[list[Completion]],
     ) -> pa.Table:
-        written = [completion for group in groups for completion in group]
-        tokens = [completion.tokens for completion in written]
+        completions = [completion for group in groups for completion in group]
+        tokens = [completion.tokens for completion in completions]
         texts = prober.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        each = ids.repeat(len(numbers))
-        finite = [completion.finite for completion in written]
-        outcome = reward_completions(prober, tasks, reward, each, texts, finite)
+        ids, prompts = (
+            asked[name].to_numpy().repeat(len(numbers)) for name in (SAMPLE_ID, PROMPT)
+        )
+        written = Written(texts, tokens, prompts.tolist())
+        finite = [completion.finite for completion in completions]
+        outcome = reward_completions(prober, tasks, reward, ids, written, finite)
         return pa.table(
             {
-                SAMPLE_ID: each,
-                ROLLOUT: np.tile(np.array(numbers), len(ids)),
+                SAMPLE_ID: ids,
+                ROLLOUT: np.tile(np.array(numbers), len(asked)),
                 COMPLETION: pa.array(texts, pa.string()),
                 TOKEN_ID: pa.array(tokens, pa.list_(pa.int64())),
                 RANK: outcome.rank,
@@ -110,15 +116,15 @@ def make_prober(
                 if len(left) < len(rows):
                     rows, earned = rows[left], earned[left]
                     asked = asked.select(left.tolist())
-            ids = batch[SAMPLE_ID].to_numpy()[rows]
+            own = batch.iloc[rows]
             groups = write(
                 asked,
-                [(seed, PROBING, sample_id) for sample_id in ids],
+                [(seed, PROBING, sample_id) for sample_id in own[SAMPLE_ID]],
                 numbers,
                 policy.sampling.max_new_tokens,
                 policy.sampling.temperature,
             )
-            tables.append(rewarded(tasks, ids, numbers, groups))
+            tables.append(rewarded(tasks, own, numbers, groups))
             order.append(rows.repeat(len(numbers)))
             new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
             earned = np.hstack([earned, new])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
+from minirec.policy.head import HeadPolicy
 from minirec.policy.loading import get_adapter
-from minirec.policy.rewards import Tasks, reward_completions
+from minirec.policy.rewards import Tasks, Written, reward_completions
 from minirec.policy.rollouts import TRAINING, sample_completions
-from minirec.policy.text import TextPolicy, load_catalogue, load_policy
+from minirec.policy.text import Policy, load_catalogue, load_policy
 from minirec.ranking.rewards import weighted_sum
 from minirec.training import checkpoints
 from minirec.training.order import draw, n_steps
@@ -105,7 +107,7 @@ def train_adapter(
 
 
 def train_grpo(
-    policy: TextPolicy,
+    policy: Policy,
     curriculum: pd.DataFrame,
     prompts: pd.DataFrame,
     tasks: Tasks,
@@ -191,9 +193,14 @@ def train_grpo(
             yield position
 
     def judge(
-        completions: list[str], sample_id: list[int], **_: Any
+        prompts: list[str],
+        completions: list[str],
+        completion_ids: list[list[int]],
+        sample_id: list[int],
+        **_: Any,
     ) -> list[float | None]:
-        outcome = reward_completions(policy, tasks, reward, sample_id, completions)
+        written = Written(completions, completion_ids, prompts)
+        outcome = reward_completions(policy, tasks, reward, sample_id, written)
         means = outcome.reward.reshape(-1, group).mean(axis=1).tolist()
         positions = [place[s] for s in sample_id[::group]]
         earned.extend(gather_object(list(zip(positions, means, strict=True))))
@@ -220,7 +227,12 @@ def train_grpo(
                 **_stopping(policy, grpo),
             }
         )
-        trainer = PackedGRPOTrainer(
+        trainer_of: Callable[..., PackedGRPOTrainer] = PackedGRPOTrainer
+        if isinstance(policy, HeadPolicy):
+            from minirec.training.head_trainer import HeadGRPOTrainer
+
+            trainer_of = partial(HeadGRPOTrainer, policy=policy, tasks=tasks)
+        trainer = trainer_of(
             model=policy.lm,
             reward_funcs=judge,
             args=config,
@@ -267,7 +279,7 @@ def _saving(kept: Checkpoints | None, grpo: GRPOParams) -> dict[str, Any]:
     return {"save_strategy": "steps", "save_steps": kept.steps * grpo.num_iterations}
 
 
-def _stopping(policy: TextPolicy, grpo: GRPOParams) -> dict[str, Any]:
+def _stopping(policy: Policy, grpo: GRPOParams) -> dict[str, Any]:
     """Tell vLLM, if it writes, which tokens end an answer."""
     others = grpo.model_extra or {}
     if not others.get("use_vllm"):
@@ -277,7 +289,7 @@ def _stopping(policy: TextPolicy, grpo: GRPOParams) -> dict[str, Any]:
 
 
 def _rollouts(
-    policy: TextPolicy,
+    policy: Policy,
     drawn: Sequence[int],
     grpo: GRPOParams,
     prompts_per_step: int,

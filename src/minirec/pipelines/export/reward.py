@@ -42,7 +42,13 @@ def make_reward(
         an export hold them. It returns N floats; higher is better, and 0 is earned by
         what holds no answer. It raises an `InputError` on ids that ``items`` lacks.
     """
-    from minirec.policy.rewards import Tasks, reward_completions
+    if policy.kind != "text":
+        raise InputError(
+            f"policy.kind is {policy.kind}, whose answers are not in the texts of its "
+            "completions, so that nothing can reward them elsewhere: export with the "
+            "kind text, or train with MiniRec"
+        )
+    from minirec.policy.rewards import Tasks, Written, reward_completions
     from minirec.policy.text import TextReader, load_catalogue
 
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
@@ -63,7 +69,7 @@ def make_reward(
             }
         )
         outcome = reward_completions(
-            reader, Tasks(tasks, items), reward, rows, completions
+            reader, Tasks(tasks, items), reward, rows, Written(completions)
         )
         return outcome.reward.tolist()
 

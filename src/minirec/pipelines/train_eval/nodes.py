@@ -193,7 +193,6 @@ def _recommenders(
 ) -> Iterator[tuple[str, Scorer]]:
     """Yield each adapter's name and the policy that has it, one at a time."""
     from minirec.policy import item_tokens
-    from minirec.policy.loading import set_adapter
     from minirec.policy.text import load_catalogue, load_policy
 
     if policy.kind == "item_tokens":
@@ -204,7 +203,7 @@ def _recommenders(
     first = next(iter(adapters.values()))
     recommender = load_policy(policy_model, first, catalogue, policy)
     for name, adapter in adapters.items():
-        set_adapter(recommender.lm, adapter)
+        recommender.set_adapter(adapter)
         yield name, _by_prompt(recommender)
 
 

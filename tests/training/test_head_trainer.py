@@ -1,0 +1,208 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from trl import GRPOConfig
+
+from datasets import Dataset
+from minirec.policy.head import HeadPolicy
+from minirec.policy.loading import load_model, load_tokenizer, new_adapter
+from minirec.policy.params import GRPOParams, PolicyParams
+from minirec.policy.rewards import Tasks
+from minirec.training.grpo import train_grpo
+from minirec.training.head_trainer import HeadGRPOTrainer
+from minirec.training.quiet import quiet_trainer
+
+ITEMS = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["Amber", "Paper", "Owl"]})
+# two of them are to find the same item
+PROMPTS = pd.DataFrame(
+    {
+        "sample_id": [4, 7, 9],
+        "prompt": ["The Golden Machine", "A Machine", "Paper Machine"],
+        "target_item_id": ["c", "a", "c"],
+        "seen_item_id": [["b"], [], []],
+    }
+)
+# of each prompt two completions, one of which ends by itself
+COMPLETIONS = [
+    [["Garden", "<end>"], ["Orchard of Winter"]],
+    [["Garden Paper"], ["", "<end>"]],
+    [["The"], ["Silent", "<end>"]],
+]
+REWARDS = [0.1, 0.7, 0.4, 0.2, 0.0, 0.3]
+BEST = [1, 0, 1]
+WEIGHT = 0.3
+
+
+@pytest.fixture
+def policy(policy_model, parameters):
+    prompt = {"template": "conf/prompts/head.txt", "max_tokens": None}
+    head = {**parameters["policy"]["head"], "item_loss_weight": WEIGHT, "refresh": 2}
+    params = PolicyParams.model_validate(
+        {**parameters["policy"], "kind": "policy_head", "prompt": prompt, "head": head}
+    )
+    tokenizer = load_tokenizer(policy_model)
+    base = load_model(policy_model, "float64", tokenizer, params.prompt)
+    lm = new_adapter(base, params.lora, seed=0).double()
+    for name, parameter in lm.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return HeadPolicy(ITEMS, params, lm, tokenizer)
+
+
+@pytest.fixture
+def completions(policy):
+    """Their token ids, as they were written."""
+    end = policy.tokenizer.eos_token
+    return [
+        [ids_of(policy, "".join(own).replace("<end>", end)) for own in group]
+        for group in COMPLETIONS
+    ]
+
+
+def ids_of(policy, text):
+    return policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.fixture
+def trainer(policy, completions, tmp_path, monkeypatch):
+    """One that has the completions written, rather than the policy."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def written(prompts, trainer):
+        return {
+            "prompt_ids": [ids_of(policy, prompt) for prompt in prompts],
+            "completion_ids": [own for group in completions for own in group],
+            "logprobs": None,
+        }
+
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=6,
+        num_generations=2,
+        **quiet_trainer(),
+    )
+    made = HeadGRPOTrainer(
+        model=policy.lm,
+        reward_funcs=lambda completions, **_: REWARDS,
+        args=config,
+        train_dataset=Dataset.from_pandas(PROMPTS[["prompt", "sample_id"]]),
+        processing_class=policy.tokenizer,
+        rollout_func=written,
+        policy=policy,
+        tasks=Tasks(PROMPTS, ITEMS),
+    )
+    made.current_gradient_accumulation_steps = 1  # which `train` sets
+    made.model.train()
+    return made
+
+
+def gradient(policy, loss):
+    parameters = [p for p in policy.lm.parameters() if p.requires_grad]
+    parts = torch.autograd.grad(loss, parameters)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def log_probs(policy, prompt, completion):
+    """Of each token of a completion, behind its prompt in a row of its own."""
+    logits = policy.lm(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 :]
+    return [own.log_softmax(-1)[t] for own, t in zip(logits, completion, strict=False)]
+
+
+def advantages():
+    """By TRL's formula, (3, 2)."""
+    rewards = torch.tensor(REWARDS, dtype=torch.float64).view(-1, 2)
+    mean, std = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    return (rewards - mean) / (std + 1e-4)
+
+
+def token_loss(policy, completions):
+    """Minus the mean over all tokens of advantage x log-probability."""
+    terms = [
+        advantage * log_prob
+        for prompt, group, own in zip(
+            PROMPTS["prompt"], completions, advantages(), strict=True
+        )
+        for completion, advantage in zip(group, own, strict=True)
+        for log_prob in log_probs(policy, ids_of(policy, prompt), completion)
+    ]
+    return -sum(terms) / len(terms)
+
+
+def item_loss(policy, completions):
+    """Cross-entropy of the best completions with the two targets, row by row."""
+
+    def vector(ids):
+        read = policy.lm(torch.tensor([ids]), output_hidden_states=True)
+        state = read.hidden_states[-1][0, -1]
+        return state / state.norm()
+
+    items = torch.stack([vector(policy.item_ids[row] + policy.mark) for row in (2, 0)])
+    losses = []
+    for prompt, group, best, target in zip(
+        PROMPTS["prompt"], completions, BEST, [0, 1, 0], strict=True
+    ):
+        reasoning = [t for t in group[best] if t != policy.tokenizer.eos_token_id]
+        mark = ids_of(policy, "<answer>")
+        cosines = items @ vector(ids_of(policy, prompt) + reasoning + mark)
+        losses.append(-(cosines / 0.02).log_softmax(0)[target])
+    return sum(losses) / len(losses)
+
+
+def test_gradients_are_those_of_the_formulas(trainer, policy, completions):
+    rows = [row for row in PROMPTS.to_dict("records") for _ in range(2)]
+    inputs = trainer._generate_and_score_completions(rows)
+    # TRL's are in float32
+    torch.testing.assert_close(inputs["advantages"], advantages().flatten().float())
+    inputs["advantages"] = advantages().flatten()
+    both = gradient(policy, trainer._compute_loss(trainer.model, inputs))
+    of_tokens = gradient(policy, token_loss(policy, completions))
+    of_items = gradient(policy, item_loss(policy, completions))
+    # Llama's norms are in float32, also of a model in float64: 2^-24 of several sums
+    tolerance = {"rtol": 0, "atol": 1e-6 * float(both.abs().max())}
+    assert of_tokens.abs().max() > 1e-3
+    assert of_items.abs().max() > 1e-3
+    torch.testing.assert_close(both, of_tokens + WEIGHT * of_items, **tolerance)
+    (logged,) = trainer._metrics["train"]["item_loss"]
+    assert logged == pytest.approx(item_loss(policy, completions).item())
+
+
+def test_a_batch_in_parts_has_the_same_scale(trainer, policy):
+    """Of three parts two have a best rollout of their own prompt alone: no negative."""
+    rows = [row for row in PROMPTS.to_dict("records") for _ in range(2)]
+    inputs = trainer._generate_and_score_completions(rows)
+    whole = inputs | {"target": torch.tensor([2] * 6)}
+    assert trainer._item_losses(trainer.model, whole).tolist() == [0] * 3
+    none = {name: value[:1] for name, value in inputs.items() if value.ndim}
+    assert trainer._item_losses(trainer.model, none).tolist() == []
+
+
+def test_no_vector_is_stale_after_training(policy, monkeypatch):
+    steps = []
+    read = HeadPolicy._read
+
+    def spy(self, prompts, answers, label=None):
+        if label:
+            steps.append(len(prompts))
+        return read(self, prompts, answers, label)
+
+    monkeypatch.setattr(HeadPolicy, "_read", spy)
+    before = policy.item_vectors.copy()
+    training = train_grpo(
+        policy,
+        PROMPTS[["sample_id"]].assign(stage=0, mean_reward=0.0),
+        PROMPTS,
+        Tasks(PROMPTS, ITEMS),
+        lambda ranks, scores, targets: scores[np.arange(len(ranks)), targets],
+        GRPOParams(learning_rate=0.05, num_generations=2, beta=0.0),
+        prompts_per_step=1,
+        pace=None,
+        seed=3,
+        label="test",
+    )
+    assert len(steps) == 3  # at first, and before steps 0 and 2
+    assert (training.log["item_loss"] >= 0).all()
+    used = policy.item_vectors
+    fresh = HeadPolicy(ITEMS, policy.params, policy.lm, policy.tokenizer).item_vectors
+    np.testing.assert_array_equal(used, fresh)
+    assert np.abs(used - before).max() > 1e-3
