@@ -6,7 +6,13 @@ import pytest
 
 from minirec.errors import InputError
 from minirec.policy.prompts import failure
-from minirec.policy.rewards import Grounded, Tasks, Written, reward_completions
+from minirec.policy.rewards import (
+    Grounded,
+    Tasks,
+    Written,
+    reward_completions,
+    try_reward,
+)
 
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
 PROMPTS = pd.DataFrame(
@@ -102,3 +108,15 @@ def test_a_reward_that_fails_names_the_sample():
         InputError, match=r"of_the_first_alone\) failed for sample 3: K"
     ):
         rewarded(['0"', '3"'], ids=[7, 3], reward=of_the_first_alone)
+
+
+def half_of_them(ranks, scores, targets):
+    return ranks[:1]
+
+
+def test_a_reward_is_tried_before_long_work():
+    try_reward(reciprocal, 4)
+    with pytest.raises(
+        InputError, match=r"made up: .*half_of_them\) returned an array"
+    ):
+        try_reward(half_of_them, 4)

@@ -34,7 +34,7 @@ from minirec.policy.item_tokens import (
     slate_log_probs,
 )
 from minirec.policy.params import PolicyParams, RankingParams
-from minirec.policy.rewards import Tasks
+from minirec.policy.rewards import Tasks, try_reward
 from minirec.policy.rollouts import PROBING
 from minirec.ranking.rewards import weighted_sum
 from minirec.types import Adapter
@@ -60,6 +60,7 @@ def make_item_prober(
     import torch
 
     reward = weighted_sum(ranking.rewards)
+    try_reward(reward, len(items))
     prober = load_policy(adapter, policy, items)
     names = np.array(prober.tokenizer.convert_ids_to_tokens(list(range(len(items)))))
 

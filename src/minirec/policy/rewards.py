@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -139,7 +139,7 @@ def checked(
     rank: np.ndarray,
     scores: np.ndarray,
     targets: np.ndarray,
-    sample_ids: Sequence[int] | np.ndarray,
+    sample_ids: Sequence[Any] | np.ndarray,
 ) -> np.ndarray:
     """Return what N completions earn, float64, if it can be used.
 
@@ -181,6 +181,29 @@ def checked(
             "a finite number for every rank"
         )
     return earned
+
+
+def try_reward(reward: Callable[..., np.ndarray], n_items: int) -> None:
+    """Ask a reward for two made-up completions, so that what is wrong shows at once.
+
+    Parameters
+    ----------
+    reward
+        As of `checked`.
+    n_items
+        Size of the catalogue.
+
+    Raises
+    ------
+    InputError
+        As `checked`.
+    """
+    targets = np.array([0, n_items - 1])
+    scores = np.zeros((2, n_items), np.float32)
+    try:
+        checked(reward, targets, scores, targets, ["made up", "made up"])
+    except InputError as error:
+        raise InputError(f"tried on ranks that are made up: {error.message}") from error
 
 
 def _failing(

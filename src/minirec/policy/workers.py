@@ -27,7 +27,7 @@ from minirec.policy import gradients, loading
 from minirec.policy.adaptive import AdaptiveParams, rounds
 from minirec.policy.item_workers import make_item_differentiator, make_item_prober
 from minirec.policy.params import PolicyParams, RankingParams
-from minirec.policy.rewards import Tasks, Written, reward_completions
+from minirec.policy.rewards import Tasks, Written, reward_completions, try_reward
 from minirec.policy.rollouts import PROBING, Completion, prefill, sample
 from minirec.policy.server import ServerParams, check_server, server_completions
 from minirec.policy.text import Catalogue, TextPolicy, load_catalogue, load_policy
@@ -65,6 +65,7 @@ def make_prober(
             adapter, items, policy, ranking, rollouts, adaptive, seed
         )
     reward = weighted_sum(ranking.rewards)
+    try_reward(reward, len(items))
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     read: Callable[..., Any]
     write: Callable[..., list[list[Completion]]]

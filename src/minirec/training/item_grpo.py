@@ -21,7 +21,7 @@ from minirec.policy.item_tokens import (
     seen_mask,
     slate_log_probs,
 )
-from minirec.policy.rewards import Tasks
+from minirec.policy.rewards import Tasks, try_reward
 from minirec.policy.rollouts import TRAINING
 from minirec.ranking.rewards import weighted_sum
 from minirec.training.grpo import Training, consumed_table
@@ -67,6 +67,7 @@ def train_item_tokens(
     learner = load_policy(adapter, policy, items)
     tasks = Tasks(prompts, items)
     reward = weighted_sum(ranking.rewards)
+    try_reward(reward, len(items))
     log, seen = train_items(
         learner,
         curriculum,
