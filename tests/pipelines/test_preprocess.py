@@ -20,7 +20,12 @@ def params(**changes):
         "filter": FILTER,
         "k_core": 2,
         "window": 2,
-        "split": {"method": "leave_last_out", "valid": 0.1, "test": 0.1},
+        "split": {
+            "method": "leave_last_out",
+            "pretrain": 0.0,
+            "valid": 0.1,
+            "test": 0.1,
+        },
         "item_text": "{title}. {description}",
         "pool": {"train": None, "valid": 0, "test": 1},
     }
@@ -143,7 +148,7 @@ def test_the_pools_of_train_and_test_are_rendered(
     samples = nodes.build_samples(interactions, 2)
     monkeypatch.setattr(prompts, "render_prompts", lambda *given: given)
     drawn, *rest = nodes.render_prompts(
-        samples, interactions, items, "model", params().pool, prompt, 16, 0
+        samples, interactions, items, "model", params().pool, prompt, 16, 0, "text"
     )
     assert rest[0] is items
     assert rest[1:] == ["model", prompt, 16]
@@ -178,7 +183,7 @@ def test_a_line_knows_when_its_item_was_chosen(
     )
 
     table = nodes.render_prompts(
-        samples, rated, items, policy_model, params().pool, prompt, 16, 0
+        samples, rated, items, policy_model, params().pool, prompt, 16, 0, "text"
     )
 
     (text,) = table.loc[table["split"] == "test", "prompt"]

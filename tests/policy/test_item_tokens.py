@@ -127,6 +127,11 @@ def test_a_slate_longer_than_what_is_new_is_refused(log_probs):
         sample_slates(log_probs, 5, [(0,)] * 3, range(2))
 
 
+def test_a_policy_that_has_diverged_is_told(log_probs):
+    with pytest.raises(InputError, match=r"has diverged; lower grpo.learning_rate"):
+        sample_slates(log_probs * float("nan"), 1, [(0,)] * 3, range(2))
+
+
 def test_rewards_are_those_of_each_answer_alone(policy, tasks):
     # sample 4 (target 1), sample 9 (target 0): first, second, not written; some twice
     slates = np.array(

@@ -420,10 +420,16 @@ def sample_slates(
     Raises
     ------
     InputError
-        If a user has seen all items but fewer than K.
+        If a user has seen all items but fewer than K, or a probability is NaN.
     """
     import torch
 
+    if bool(log_probs.isnan().any()):
+        raise InputError(
+            "the policy of item tokens gives probabilities that are no numbers: its "
+            "training has diverged; lower grpo.learning_rate or "
+            "policy.item_tokens.pretraining.learning_rate"
+        )
     if int(torch.isfinite(log_probs).sum(-1).min()) < size:
         raise InputError(
             f"policy.item_tokens.slate_size is {size}, and a user has fewer items left "

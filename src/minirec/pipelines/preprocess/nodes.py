@@ -99,10 +99,10 @@ def render_prompts(
     items: pd.DataFrame,
     policy_model: dict[str, str],
     pool: PoolParams,
-    kind: str,
     prompt: PromptParams,
     max_new_tokens: int,
     seed: int,
+    kind: str,
 ) -> pd.DataFrame:
     """Draw the pools to score and to evaluate, and write each sample as a prompt."""
     from minirec.policy import item_tokens, prompts
