@@ -133,6 +133,7 @@ SERVER = {
         ("score.probe.server=given", "score.probe.server is for text"),
         ("train_eval.train.grpo.top_k=5", "grpo.top_k has no meaning"),
         ("policy.item_tokens.num_attention_heads=3", "no multiple of twice"),
+        ("policy.dtype=bfloat16", "policy.dtype is bfloat16, .* take float32"),
     ],
 )
 def test_what_the_kind_does_not_have_is_refused(parameters_of_items, given, message):

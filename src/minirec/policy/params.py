@@ -263,6 +263,11 @@ class PolicyParams(Params):
                 "--env item_tokens, or copy the group from "
                 "conf/item_tokens/parameters.yml"
             )
+        if self.kind == "item_tokens" and self.dtype not in ("float32", "float64"):
+            raise InputError(
+                f"policy.dtype is {self.dtype}, and policy.kind is item_tokens, all of "
+                "whose weights are trained in small steps: take float32"
+            )
         return self
 
     @model_validator(mode="after")

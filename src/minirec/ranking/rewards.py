@@ -131,7 +131,7 @@ def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
     >>> together = weighted_sum([(path, 0.5), (path, 1.5)])
     >>> scores = np.array([[0.5, 0.5, -np.inf]])
     >>> together(np.array([1]), scores, np.array([0])).round(4).tolist()
-    [1.2487]
+    [1.2488]
     """
     functions = [function_at(path, "ranking.reward") for path, _ in rewards]
     weights = [weight for _, weight in rewards]
