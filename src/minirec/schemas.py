@@ -238,6 +238,18 @@ class Costs(pa.DataFrameModel):
     node: Series[str] = pa.Field(unique=True)
     seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
     peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
+    tokens_generated: Series[int] = pa.Field(ge=0, description="that models wrote")
+    tokens_trained: Series[int] = pa.Field(
+        ge=0, description="that a step of training read and differentiated"
+    )
+    tokens_read: Series[int] = pa.Field(
+        ge=0, description="besides: prompts, rollouts scored, texts embedded"
+    )
+    flops: Series[float] = pa.Field(
+        ge=0,
+        nullable=True,
+        description="of the models' matrix products; null: unknown, as of a server's",
+    )
     finished_at: Series[str] = pa.Field(description="ISO 8601, UTC")
 
 
