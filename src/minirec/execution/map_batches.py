@@ -38,7 +38,7 @@ class Finished(NamedTuple):
     rows: int
     at_once: int
     """Rows that were worked on at once: fewer where they did not fit the memory."""
-    costs: dict[str, float]
+    costs: dict[str, Any]
     """`minirec.costs.Costs` of the work on it."""
 
 
