@@ -130,7 +130,11 @@ def train(
     """
     if inputs["policy"].kind == "item_tokens":  # a matter of seconds, in one process
         return train_item_tokens(**inputs)
-    kept = Checkpoints(folder / inputs["label"] / key, execution.checkpoint_steps)
+    kept = Checkpoints(
+        folder / inputs["label"] / key,
+        execution.checkpoint_steps,
+        execution.tensorboard,
+    )
     checkpoints.keep_only(kept.folder)
     if execution.accelerate:
         return train_in_processes(inputs, kept, execution.accelerate)
@@ -184,14 +188,14 @@ def _write_job(inputs: dict[str, Any], kept: Checkpoints, job: Path) -> None:
         )
         for name in GROUPS:
             plain[name] = plain[name] and plain[name].model_dump(mode="json")
-        plain["steps"] = kept.steps
+        plain |= {"steps": kept.steps, "tensorboard": kept.tensorboard}
         (folder / "rest.json").write_text(json.dumps(plain), "utf-8")
     job.with_name(ERROR).unlink(missing_ok=True)
 
 
 def _read_job(job: Path) -> tuple[dict[str, Any], Checkpoints]:
     inputs = json.loads((job / "rest.json").read_text("utf-8"))
-    kept = Checkpoints(job.parent, inputs.pop("steps"))
+    kept = Checkpoints(job.parent, inputs.pop("steps"), inputs.pop("tensorboard"))
     for name, model in GROUPS.items():
         inputs[name] = inputs[name] and model.model_validate(inputs[name])
     for name in TABLES:
