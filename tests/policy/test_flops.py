@@ -8,6 +8,7 @@ from torch.utils.flop_counter import flop_registry
 
 from minirec.costs import counting
 from minirec.policy import gradients, rollouts
+from minirec.policy.item_tokens import last_hidden
 from minirec.policy.loading import load_model, load_tokenizer, new_adapter
 from minirec.policy.packed_rows import packed_log_probs
 from minirec.training.warm_start import teach_answers
@@ -143,3 +144,22 @@ def test_a_supervised_start_is_counted_as_torch_counts_it(policy, policy_params)
     # torch leaves out the backward pass of attention on a processor
     attention = 2 * lm.config.num_hidden_layers * 4 * 32 * padded * max(n)
     assert costs.flops - torchs == 2 * padded * spared(lm) + attention
+
+
+def test_item_tokens_are_counted_as_torch_counts_them(tiny, policy_params):
+    policy = tiny.make(tiny.params(policy_params))
+    lm, ids = policy.lm, [[8, 0, 1, 2], [8, 3]]
+    torchs, costs = measured(
+        torch.no_grad()(lambda: policy.logits(last_hidden(lm, ids)))
+    )
+    assert costs.flops == torchs
+    assert (costs.tokens_read, costs.tokens_trained) == (6, 0)
+
+    torchs, costs = measured(
+        lambda: policy.logits(last_hidden(lm, ids)).sum().backward()
+    )
+    # torch leaves out the backward pass of attention on a processor: two blocks of
+    # 2 x 4 tokens, of which the last asks for a row's last token
+    attention = 2 * 4 * lm.config.hidden_size * (2 * 4 * 4 + 2 * 4)
+    assert costs.flops == torchs + attention
+    assert (costs.tokens_read, costs.tokens_trained) == (0, 6)

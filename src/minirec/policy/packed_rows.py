@@ -190,14 +190,9 @@ def packed_log_probs(
         return log_probs[reading, token], entropy[reading]
 
     blocks = reading_blocks(lm, len(hidden))
-    flops = head_flops(lm, len(hidden) * (2 if trained and len(blocks) > 1 else 1))
-    if trained:
-        flops += backward_flops(lm, *rows.size, logits=len(hidden))
-    costs.add(
-        tokens_trained=trained * rows.n_tokens,
-        tokens_read=(not trained) * rows.n_tokens,
-        flops=flops,
-    )
+    forward = len(hidden) * (2 if trained and len(blocks) > 1 else 1)
+    costs.add(flops=head_flops(lm, forward))
+    count_tokens(lm, rows, logits=len(hidden))
     order, parts = [], []
     for block in blocks:
         mine = ((reading >= block.start) & (reading < block.stop)).nonzero()[:, 0]
@@ -259,6 +254,19 @@ def read_rows(
 
     with replaced(dict.fromkeys(blocks[:frozen], given)):
         return _last_hidden(lm, **whole, use_cache=False)[row, column]
+
+
+def count_tokens(
+    lm: PreTrainedModel | PeftModel, rows: PackedRows, logits: int = 0
+) -> None:
+    """Count the tokens of rows, and where gradients are enabled a backward pass."""
+    import torch
+
+    if torch.is_grad_enabled():
+        flops = backward_flops(lm, *rows.size, logits=logits)
+        costs.add(tokens_trained=rows.n_tokens, flops=flops)
+    else:
+        costs.add(tokens_read=rows.n_tokens)
 
 
 def _count(lm: PreTrainedModel | PeftModel, rows: PackedRows, frozen: int) -> None:

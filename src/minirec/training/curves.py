@@ -44,3 +44,14 @@ def show_curves(trainer: Trainer, folder: str, label: str) -> None:
     callback = TensorBoardCallback()
     callback.logging_dir = str(Path(folder) / label)
     trainer.add_callback(callback)
+
+
+def write_curves(log: pd.DataFrame, folder: str, label: str) -> None:
+    """Write a log's curves for TensorBoard, as `show_curves` does, once it is whole."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(Path(folder) / label)) as writer:
+        for row in log.to_dict("records"):
+            step = int(row.pop("step"))
+            for name, value in row.items():
+                writer.add_scalar(f"train/{name}", value, step)

@@ -33,6 +33,7 @@ from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
 from minirec.training import checkpoints
+from minirec.training.curves import write_curves
 from minirec.training.grpo import Checkpoints, Training, train_adapter
 from minirec.training.item_grpo import train_item_tokens
 from minirec.types import Adapter
@@ -129,7 +130,10 @@ def train(
         Parameters.
     """
     if inputs["policy"].kind == "item_tokens":  # a matter of seconds, in one process
-        return train_item_tokens(**inputs)
+        adapter, training = train_item_tokens(**inputs)
+        if execution.tensorboard:
+            write_curves(training.log, execution.tensorboard, inputs["label"])
+        return adapter, training
     kept = Checkpoints(
         folder / inputs["label"] / key,
         execution.checkpoint_steps,
