@@ -21,7 +21,7 @@ out.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,11 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 PROJECT = Path(__file__).parents[1]
+
+INPUTS = (
+    *("prompts", "items", "item_embeddings", "initial_adapter", "proxy_adapter"),
+    *("policy_model", "encoder_model"),
+)
 
 # prompts, where the project finds the number by itself
 AT_ONCE = 32
@@ -50,16 +55,12 @@ def timed(times: Timed, name: str, function: Callable[[], Any]) -> Any:
     return result
 
 
-def loaded(env: str | None) -> tuple[dict[str, Any], Any]:
-    """Return the project's inputs of scoring and its checked parameters."""
+def loaded(env: str | None, names: Iterable[str]) -> tuple[dict[str, Any], Any]:
+    """Return some of the project's datasets and its checked parameters."""
     bootstrap_project(PROJECT)
     with KedroSession.create(project_path=PROJECT, env=env) as session:
         context = session.load_context()
         catalog = context.catalog
-        names = (
-            *("prompts", "items", "item_embeddings", "initial_adapter"),
-            *("proxy_adapter", "policy_model", "encoder_model"),
-        )
         from minirec.parameters import check_parameters
 
         return {name: catalog.load(name) for name in names}, check_parameters(
@@ -193,7 +194,7 @@ def main(
     n: int, rollouts: tuple[int, ...], repeats: int, proxy_steps: int, env: str | None
 ) -> None:
     """Print seconds of both ways and what follows from them."""
-    tables, params = loaded(env)
+    tables, params = loaded(env, INPUTS)
     found = {
         group: measure(tables, params, n, group, repeats, proxy_steps)
         for group in sorted(rollouts)
@@ -368,6 +369,21 @@ def measure(
     return steps
 
 
+def plain_trainer() -> Any:
+    """Return TRL's own trainer, which takes what ours is given."""
+    from trl import GRPOTrainer
+
+    class Plain(GRPOTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            for _ in kwargs.pop("order"):  # the curriculum's, which TRL keeps by itself
+                pass
+            ours = ("rollout_func", "n", "checkpoints", "earned")
+            theirs = {k: v for k, v in kwargs.items() if k not in ours}
+            super().__init__(*args, **theirs)
+
+    return Plain
+
+
 def proxy(
     times: Timed,
     tables: dict[str, Any],
@@ -380,8 +396,6 @@ def proxy(
 
     Counted is the training alone, without loading models.
     """
-    from trl import GRPOTrainer
-
     from minirec.columns import MEAN_REWARD, SAMPLE_ID, STAGE
     from minirec.training import packed_trainer
     from minirec.training.grpo import train_adapter
@@ -392,14 +406,7 @@ def proxy(
         def train(self, *args: Any, **kwargs: Any) -> Any:
             return timed(times, "proxy", lambda: super(Ours, self).train(*args))
 
-    class Plain(GRPOTrainer):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            for _ in kwargs.pop("order"):  # the curriculum's, which TRL keeps by itself
-                pass
-            ours = ("rollout_func", "n", "checkpoints", "earned")
-            theirs = {k: v for k, v in kwargs.items() if k not in ours}
-            super().__init__(*args, **theirs)
-
+    class Plain(plain_trainer()):  # type: ignore[misc]
         def train(self, *args: Any, **kwargs: Any) -> Any:
             return timed(times, "plain proxy", lambda: super(Plain, self).train(*args))
 

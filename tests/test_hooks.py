@@ -1,3 +1,4 @@
+import math
 import re
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -11,6 +12,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.runner import SequentialRunner, ThreadRunner
 from kedro.validation.parameter_validator import ParameterValidator
 
+from minirec import costs
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
@@ -18,7 +20,10 @@ from minirec.pipelines import preprocess, train_eval
 from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
 
-COLUMNS = ["pipeline", "node", "seconds", "peak_memory_gb", "finished_at"]
+COLUMNS = [
+    *("pipeline", "node", "seconds", "peak_memory_gb"),
+    *("tokens_generated", "tokens_trained", "tokens_read", "flops", "finished_at"),
+]
 
 
 def score(raw):
@@ -89,6 +94,45 @@ def test_costs_hold_a_row_for_each_node(tmp_path):
     assert (costs["seconds"] >= 0).all()
     assert (costs["peak_memory_gb"] > 0).all()
     assert pd.to_datetime(costs["finished_at"]).dt.tz is not None
+
+
+def work(raw):
+    costs.add(tokens_generated=1, tokens_trained=2, tokens_read=3, flops=4.5)
+    return raw
+
+
+def ask_a_server(scores):
+    costs.add(tokens_generated=6, flops=math.nan)
+    return scores
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(max_workers=2)])
+def test_costs_hold_what_each_nodes_models_did(tmp_path, runner):
+    catalog = make_catalog(tmp_path)
+    first = node(work, "raw", "scores", name="score", tags="score")
+    other = node(ask_a_server, "scores", "selection", name="select", tags="select")
+    hook = CostHook()
+    with pytest.raises(InputError):
+        run(Pipeline([first, fail_node]), catalog, hook, runner)
+    costs.add(tokens_read=1000)  # nobody's
+
+    for pipeline in ([first, select_node], [other]):
+        run(Pipeline(pipeline), catalog, hook, runner)
+
+    kept = catalog.load("costs").set_index("node")[COLUMNS[4:-1]]
+    assert kept.loc["score"].tolist() == [1, 2, 3, 4.5]
+    assert kept.loc["select"].tolist()[:3] == [6, 0, 0]
+    assert math.isnan(kept.loc["select", "flops"])
+
+
+def test_costs_of_another_version_begin_anew(tmp_path):
+    catalog = make_catalog(tmp_path)
+    catalog.save("costs", pd.DataFrame({"node": ["select"], "seconds": [1.0]}))
+
+    run(Pipeline([score_node]), catalog, CostHook())
+
+    assert catalog.load("costs")["node"].tolist() == ["score"]
+    assert list(catalog.load("costs").columns) == COLUMNS
 
 
 def test_a_node_that_runs_again_replaces_its_row_in_place(tmp_path):

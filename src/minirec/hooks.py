@@ -5,6 +5,8 @@ import logging
 import os
 import resource
 import sys
+from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +24,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from minirec.commands import kedro_run
+from minirec.costs import Costs, counting
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.lineage.record import location, read
@@ -141,20 +144,25 @@ class CostHook:
     """Say which node runs; keep what it cost in the table ``costs``, if there is one.
 
     A node's seconds include loading its inputs and saving its outputs: tables of Ibis
-    are computed while they are saved. The row of a node that runs again replaces its
-    former one, so that the table covers every pipeline, whichever ran last. A run that
-    fails keeps what had finished.
+    are computed while they are saved. What its models did is counted by
+    `minirec.costs`, in the processes of Ray, too. The row of a node that runs again
+    replaces its former one, so that the table covers every pipeline, whichever ran
+    last. A run that fails keeps what had finished.
     """
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
+        self._costs: dict[str, Costs] = {}
+        self._counting: dict[str, ExitStack] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
     @hook_impl
     def before_pipeline_run(self) -> None:
         """Forget the last run of this process."""
-        self._started.clear()
-        self._rows.clear()
+        for stack in self._counting.values():  # of nodes that failed
+            stack.close()
+        for known in (self._started, self._costs, self._counting, self._rows):
+            known.clear()
 
     @hook_impl
     def before_dataset_loaded(self, node: Node) -> None:
@@ -170,11 +178,13 @@ class CostHook:
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """Stop the clock at the last output."""
         if dataset_name == node.outputs[-1]:
+            self._counting.pop(node.name).close()
             self._rows[node.name] = {
                 "pipeline": pipeline_of(node),
                 "node": node.name,
                 "seconds": round(perf_counter() - self._started[node.name], 3),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
+                **asdict(self._costs[node.name]),
                 "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
 
@@ -193,6 +203,8 @@ class CostHook:
 
     def _start(self, node: Node) -> None:
         if node.name not in self._started:
+            self._counting[node.name] = stack = ExitStack()
+            self._costs[node.name] = stack.enter_context(counting())
             self._started[node.name] = perf_counter()
             logger.info("%s: %s", pipeline_of(node), node.name)
 
@@ -202,9 +214,12 @@ class CostHook:
         costs = pd.DataFrame(list(self._rows.values()))
         columns = costs.columns
         if catalog.exists("costs"):
-            costs = pd.concat([catalog.load("costs"), costs], ignore_index=True)
+            # what another version kept has other columns, and its rows go
+            known = catalog["costs"].load()
+            if set(known.columns) == set(columns):
+                costs = pd.concat([known, costs], ignore_index=True)
         # Each node keeps the place of its first row and the values of its last.
-        costs = costs.groupby("node", sort=False, as_index=False).last()
+        costs = costs.groupby("node", sort=False, as_index=False).last(skipna=False)
         catalog.save("costs", costs[columns])
 
 

@@ -188,9 +188,28 @@ class TrainingLog(pa.DataFrameModel):
     """What training reported at each step, by TRL's own names; these among others."""
 
     step: Series[int] = pa.Field(unique=True, ge=1)
+    loss: Series[float]
+    learning_rate: Series[float] = pa.Field(ge=0)
     reward: Series[float] = pa.Field(description="mean over the step's completions")
+    reward_std: Series[float] = pa.Field(
+        ge=0, description="standard deviation over the step's completions"
+    )
+    frac_reward_zero_std: Series[float] = pa.Field(
+        ge=0,
+        le=1,
+        description="share of completions whose group earned all the same",
+    )
+    mean_length: Series[float] = pa.Field(
+        alias="completions/mean_length", ge=0, description="tokens of a completion"
+    )
+    entropy: Series[float] = pa.Field(
+        ge=0, description="nats, mean over what was written"
+    )
     num_tokens: Series[float] = pa.Field(
         ge=0, description="so far; a prompt counts once for each completion"
+    )
+    tokens_per_second: Series[float] = pa.Field(
+        ge=0, description="of the step, generation included, counted as num_tokens"
     )
 
 
@@ -238,6 +257,18 @@ class Costs(pa.DataFrameModel):
     node: Series[str] = pa.Field(unique=True)
     seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
     peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
+    tokens_generated: Series[int] = pa.Field(ge=0, description="that models wrote")
+    tokens_trained: Series[int] = pa.Field(
+        ge=0, description="that a step of training read and differentiated"
+    )
+    tokens_read: Series[int] = pa.Field(
+        ge=0, description="besides: prompts, rollouts scored, texts embedded"
+    )
+    flops: Series[float] = pa.Field(
+        ge=0,
+        nullable=True,
+        description="of the models' matrix products; null: unknown, as of a server's",
+    )
     finished_at: Series[str] = pa.Field(description="ISO 8601, UTC")
 
 

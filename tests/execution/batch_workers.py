@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from minirec import costs
+
 
 def make_doubler(
     notes=None, seconds=0.0, fits=99, fails_at=(), kills_at=(), kills_once=()
@@ -29,6 +31,7 @@ def make_doubler(
                 if once:
                     once.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        costs.add(tokens_read=len(batch), flops=0.5)
         return double(batch)
 
     return work

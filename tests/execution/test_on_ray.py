@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from batch_workers import given, make_doubler
 
+from minirec.costs import Costs, counting
 from minirec.errors import InputError
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
@@ -62,14 +63,18 @@ def test_two_processes_of_which_one_is_killed_find_what_one_process_finds(
 
     table = samples(range(40))
     init = {"notes": str(notes), "seconds": 0.2, "kills_once": [20]}
-    found = run(two_workers, table, init)
+    with counting() as costs:
+        found = run(two_workers, table, init)
+    assert costs == Costs(tokens_read=40, flops=7.0)  # of 14 batches
     assert not ray.is_initialized()
     assert found.equals(run(local, table, label="alone"))
     # two processes, and the one in the killed one's place
     assert len([path for path in notes.iterdir() if path.name.isdigit()]) == 3
     again = [batch for batch in given(notes) if given(notes).count(batch) > 1]
     assert set(again) >= {"[21, 20, 19]"}
-    run(local, table, make=batch_workers.never)
+    with counting() as costs:
+        run(local, table, make=batch_workers.never)
+    assert costs == Costs()  # they lie finished
 
 
 @pytest.mark.usefixtures("running_ray")

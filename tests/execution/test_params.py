@@ -28,6 +28,13 @@ def test_one_and_a_half_gpus_are_refused():
         params(engine="ray", gpus_per_worker=1.5)
 
 
+def test_curves_ask_for_tensorboard_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("minirec.execution.params.find_spec", lambda _: None)
+    with pytest.raises(ValidationError, match=r'pip install "tensorboard~=2.21"'):
+        params(tensorboard="data/curves")
+    assert params(tensorboard=None).tensorboard is None
+
+
 @pytest.mark.parametrize("change", [{"engine": "dask"}, {"workers": 0}])
 def test_what_is_out_of_range_is_refused(change):
     with pytest.raises(ValidationError):

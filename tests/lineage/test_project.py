@@ -17,7 +17,10 @@ from safetensors.numpy import load_file
 
 SUFFIX = ".lineage.json"
 # tables that say how long something took
-OF_TIMES = {"costs.csv", "proxy_log.parquet", "policy_log.parquet"}
+OF_TIMES = {
+    *("costs.csv", "proxy_log.parquet", "policy_log.parquet"),
+    *("proxy_figure.json", "policy_figure.json"),
+}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from minirec.reporting.figures import (
     plot_prompts,
     plot_rewards,
     plot_selection,
+    plot_training,
 )
 from minirec.schemas import (
     Candidates,
@@ -21,6 +22,7 @@ from minirec.schemas import (
     Metrics,
     Selection,
     StrategyPicks,
+    TrainingLog,
 )
 
 
@@ -50,6 +52,52 @@ def selection() -> pd.DataFrame:
 
 def traces(figure) -> dict:
     return {trace.name: trace for trace in figure.data}
+
+
+@pytest.fixture
+def training_log() -> pd.DataFrame:
+    return TrainingLog.validate(
+        pd.DataFrame(
+            {
+                "step": [1, 2, 3, 4],
+                "loss": 0.0,
+                "learning_rate": 1e-4,
+                "reward": [0.1, 0.3, 0.2, 0.4],
+                "reward_std": 0.05,
+                "frac_reward_zero_std": [0.0, 0.25, 0.0, 0.0],
+                "completions/mean_length": 5.5,
+                "entropy": [2.0, 1.9, 1.8, 1.7],
+                "num_tokens": [500.0, 1000.0, 1500.0, 2000.0],
+                "tokens_per_second": 250.0,
+            }
+        )
+    )
+
+
+def test_training_is_drawn_step_by_step_with_its_stages(training_log):
+    # three stages of two, four and two prompts, two a step
+    consumed = pd.DataFrame(
+        {
+            "position": range(8),
+            "step": [0, 0, 1, 1, 2, 2, 3, 3],
+            "stage": [0, 0, 0, 1, 1, 1, 1, 2],
+        }
+    )
+    figure = plot_training(training_log, consumed)
+    rewards, means = figure.data[:2]
+    assert list(rewards.y) == list(means.y) == [0.1, 0.3, 0.2, 0.4]
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles[:2] == ["reward", "spread of rewards"]
+    assert len(figure.data) == 2 * len(titles)
+    # the second stage, in every panel: from the middle of step 2 to that of step 4
+    assert {(band.x0, band.x1) for band in figure.layout.shapes} == {(2.0, 4.0)}
+    assert len(figure.layout.shapes) == len(titles)
+    assert "4 steps" in figure.layout.title.text
+    assert "3 stages" in figure.layout.title.text
+
+
+def test_training_without_stages_has_no_bands(training_log):
+    assert not plot_training(training_log).layout.shapes
 
 
 @pytest.fixture

@@ -121,7 +121,15 @@ def test_rewards_without_a_sum_have_no_shares(rewards):
     ]
 
 
-def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
+@pytest.mark.parametrize(
+    ("flops", "told"),
+    [
+        ([2e12, 34.5e12, 0.0], "36.5 TFLOP"),
+        ([2e15, None, 0.0], "2 PFLOP (beside probe_rewards)"),
+        ([0.0, 0.0, 0.0], "0 FLOP"),
+    ],
+)
+def test_places_take_paths_and_sum_the_costs(flops, told):
     paths = {
         "selection": "data/05/selection.parquet",
         "metrics": "data/08/metrics.csv",
@@ -134,6 +142,11 @@ def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
             "pipeline": ["score", "score", "select"],
             "seconds": [90.0, 60.0, 6.0],
             "peak_memory_gb": [2.0, 3.14, 3.14],
+            "node": ["train_proxy", "probe_rewards", "join_scores"],
+            "tokens_generated": [1000, 6388, 0],
+            "tokens_trained": [9000, 0, 0],
+            "tokens_read": [0, 120_000, 0],
+            "flops": flops,
         }
     )
 
@@ -145,6 +158,8 @@ def test_places_take_paths_and_sum_the_minutes_of_each_pipeline():
         "adapter  data/06/policy_adapter",
         "minutes  score 2.5, select 0.1; 3.1 GB at peak",
     ]
+    costs = f"tokens   7,388 written, 9,000 trained on, 120,000 read; {told} look"
+    assert " ".join(lines[4:]).startswith(costs)
 
 
 def test_places_leave_out_what_is_not_on_disk():

@@ -10,6 +10,7 @@ from minirec.policy.loading import get_adapter
 from minirec.policy.params import GRPOParams, PaceParams
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import sample_completions
+from minirec.schemas import TrainingLog
 from minirec.selection.curriculum import (
     order_in_groups,
     order_in_stages,
@@ -18,7 +19,7 @@ from minirec.selection.curriculum import (
     stage_of,
 )
 from minirec.training import grpo
-from minirec.training.grpo import train_grpo
+from minirec.training.grpo import Checkpoints, train_grpo
 
 PARAMS = GRPOParams(learning_rate=0.01, num_generations=3, beta=0.0)
 
@@ -38,7 +39,7 @@ def curriculum():
     )
 
 
-def train(learner, curriculum, prompts, items, reward=reciprocal, pace=None):
+def train(learner, curriculum, prompts, items, reward=reciprocal, pace=None, kept=None):
     return train_grpo(
         learner,
         curriculum,
@@ -50,6 +51,7 @@ def train(learner, curriculum, prompts, items, reward=reciprocal, pace=None):
         pace=pace,
         seed=3,
         label="test",
+        kept=kept,
     )
 
 
@@ -74,6 +76,21 @@ def test_the_order_consumed_is_the_curriculum_s(learner, curriculum, prompts, it
         "padding": [False] * 5 + [True],
     }
     assert training.log["step"].tolist() == [1, 2, 3]
+    log = TrainingLog.validate(training.log)
+    tokens = log["tokens_per_second"] * log["step_time"]
+    np.testing.assert_allclose(tokens.cumsum(), log["num_tokens"])
+
+
+def test_curves_go_to_tensorboard(learner, curriculum, prompts, items, tmp_path):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason='pip install "tensorboard~=2.21"',
+    )
+    kept = Checkpoints(tmp_path / "key", 99, tensorboard=str(tmp_path / "curves"))
+    training = train(learner(), curriculum, prompts, items, kept=kept)
+    read = events.EventAccumulator(str(tmp_path / "curves" / "test")).Reload()
+    rewards = [each.value for each in read.Scalars("train/reward")]
+    np.testing.assert_allclose(rewards, training.log["reward"], rtol=2**-23)  # float32
 
 
 @pytest.mark.parametrize(

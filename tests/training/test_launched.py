@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from minirec.costs import counting
 from minirec.errors import InputError
 from minirec.policy.loading import get_adapter
 from minirec.policy.params import GRPOParams, PaceParams, RankingParams
@@ -48,10 +49,15 @@ def inputs(learner, prompts, items, policy_model, encoder_model, policy_params):
 
 
 def test_two_processes_train_as_one_does(inputs, tmp_path):
-    alone, one = train_adapter(**inputs, kept=None)
+    with counting() as own:
+        alone, one = train_adapter(**inputs, kept=None)
     kept = Checkpoints(tmp_path / "key", steps=2)
     options = {"num_processes": 2, "main_process_port": 0}
-    together, two = train_in_processes(inputs, kept, options)
+    with counting() as theirs:
+        together, two = train_in_processes(inputs, kept, options)
+    assert theirs.tokens_trained == own.tokens_trained > 0
+    assert theirs.tokens_generated == own.tokens_generated
+    assert theirs.flops > 0  # padding is not the same
     pd.testing.assert_frame_equal(one.consumed, two.consumed)
     before = inputs["adapter"]["tensors"]
     moved, error = (

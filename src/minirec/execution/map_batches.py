@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from minirec.columns import SAMPLE_ID
+from minirec.costs import counting
 from minirec.errors import InputError
 from minirec.execution import parts
 from minirec.execution.params import ExecutionParams
@@ -36,6 +38,8 @@ class Finished(NamedTuple):
     rows: int
     at_once: int
     """Rows that were worked on at once: fewer where they did not fit the memory."""
+    costs: dict[str, Any]
+    """`minirec.costs.Costs` of the work on it."""
 
 
 def map_batches(
@@ -105,7 +109,9 @@ def map_batches(
     ValueError
         If a worker leaves out a sample.
 
-    Whatever a worker raises ends the run; what was finished is kept.
+    Whatever a worker raises ends the run; what was finished is kept. What the workers'
+    models cost counts here (`minirec.costs`), in whichever process they are; batches
+    that lie finished cost nothing.
     """
     if not _KEY.fullmatch(key):
         raise ValueError(f"key is {key!r}: give 8 to 64 hexadecimal digits")
@@ -154,9 +160,11 @@ def map_batches(
 
 def finish(work: Work, batch: pa.Table, folder: Path, label: str) -> Finished:
     """Work on a batch, in halves if need be, and write what came of it."""
-    result, at_once = _within_memory(work, batch.drop_columns(parts.ROW), label)
+    with counting() as costs:
+        result, at_once = _within_memory(work, batch.drop_columns(parts.ROW), label)
     # In one file: with half of it known, what is left would be cut elsewhere.
-    return Finished(parts.write(folder, batch, result), len(batch), at_once)
+    part = parts.write(folder, batch, result)
+    return Finished(part, len(batch), at_once, asdict(costs))
 
 
 def _engine(execution: ExecutionParams) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from minirec import costs
 from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
 from minirec.execution.parts import ROW
@@ -209,4 +210,6 @@ def _results(dataset: ray.data.Dataset) -> Iterator[Finished]:
             error = cloudpickle.loads(row["error"])
             error.add_note(f"In a worker of Ray:\n{row['said']}")
             raise error
-        yield Finished(**row)
+        finished = Finished(**row)
+        costs.add(**finished.costs)
+        yield finished

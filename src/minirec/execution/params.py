@@ -1,8 +1,9 @@
 """Parameters of execution, as `params:execution` holds them."""
 
+from importlib.util import find_spec
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minirec.errors import InputError
 from minirec.policy.params import Params
@@ -21,6 +22,20 @@ class ExecutionParams(Params):
     """Steps of training from one checkpoint to the next."""
     accelerate: dict[str, int | str] | None = None
     """Options of ``accelerate launch``, by its own names; None trains in this process."""
+
+    tensorboard: str | None = None
+    """Folder to which training sends its curves for TensorBoard; None: to none."""
+
+    @field_validator("tensorboard")
+    @classmethod
+    def find_tensorboard(cls, folder: str | None) -> str | None:
+        """Refuse a folder that nothing could write to."""
+        if folder is not None and find_spec("tensorboard") is None:
+            raise InputError(
+                f"execution.tensorboard is {folder}, and TensorBoard is not installed: "
+                'pip install "tensorboard~=2.21", or set execution.tensorboard: null'
+            )
+        return folder
 
     @property
     def train_processes(self) -> int:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from minirec import costs
 from minirec.errors import InputError
 from minirec.policy.fast_lora import fast_lora
+from minirec.policy.flops import backward_flops, head_flops
+from minirec.policy.loading import transformer_blocks
 from minirec.policy.packed_rows import (
     PackedRows,
     logits_of,
     pack_rows,
     read_rows,
     reading_blocks,
-    transformer_blocks,
 )
 from minirec.types import Adapter
 
@@ -191,6 +193,13 @@ def sample_gradients(
             policy, hidden.detach(), rows, teaching.weights, temperature
         )
         torch.autograd.grad(hidden, begin[-1], upstream)
+    differentiated = transformer_blocks(policy)[frozen:]
+    # the low-rank terms and their gradients are worked out again, row by row
+    again = 2 * rows.size[0] * sum(p.numel() for _, p in parameters)
+    costs.add(
+        tokens_read=rows.n_tokens,
+        flops=again + backward_flops(policy, *rows.size, blocks=differentiated),
+    )
     sample = torch.as_tensor(teaching.sample, device=policy.device)
     for name, gradient in own.items():
         out[name].index_copy_(0, sample, gradient.to(finer))
@@ -271,6 +280,7 @@ def hessian_products(
     finer = torch.promote_types(hidden.dtype, torch.float32)
     count = torch.bincount(reading, minlength=len(hidden)).to(finer)
     parts: list[torch.Tensor] = []
+    costs.add(flops=head_flops(policy, 4 * len(hidden)))
     for block in reading_blocks(policy, len(hidden), 4 * LOGITS_IN_CACHE):
         at = hidden[block].requires_grad_()
         with torch.enable_grad():
@@ -321,6 +331,7 @@ def _read(
     rows = pack_rows(prompts, completions, pad_token_id)
     with torch.no_grad(), fast_lora(policy):
         hidden = read_rows(policy, rows, len(transformer_blocks(policy)))
+    costs.add(tokens_read=rows.n_tokens)
     return rows, hidden
 
 
@@ -346,6 +357,7 @@ def _hidden_gradients(
     total = weight.new_zeros(len(hidden)).index_add_(0, reading, weight)
     start = torch.searchsorted(rows.reading[order], torch.arange(len(hidden) + 1))
     out = torch.empty_like(hidden)
+    costs.add(flops=head_flops(policy, 2 * len(hidden)))
     for block in reading_blocks(policy, len(hidden)):
         at = hidden[block].detach().requires_grad_()
         with torch.enable_grad():

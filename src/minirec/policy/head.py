@@ -19,7 +19,8 @@ from minirec.columns import NOT_FINITE
 from minirec.errors import InputError
 from minirec.policy import loading
 from minirec.policy.fast_lora import fast_lora
-from minirec.policy.packed_rows import pack_rows, read_rows, transformer_blocks
+from minirec.policy.loading import transformer_blocks
+from minirec.policy.packed_rows import count_tokens, pack_rows, read_rows
 from minirec.policy.prompts import marks, render_texts, titles
 from minirec.policy.rewards import Grounded, Written
 from minirec.policy.rollouts import greedy_completions
@@ -227,6 +228,7 @@ def vectors_at_end(
         )
     last = np.cumsum([len(answer) for own in read for answer in own]) - 1
     hidden = read_rows(lm, rows, frozen)
+    count_tokens(lm, rows)
     hidden = hidden[rows.reading[last].to(hidden.device)]
     exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
     return torch.nn.functional.normalize(exact, dim=-1)

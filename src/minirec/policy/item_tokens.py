@@ -11,8 +11,10 @@ from urllib.parse import quote, unquote
 import numpy as np
 import pandas as pd
 
+from minirec import costs
 from minirec.columns import HISTORY_ITEM_ID, ITEM_ID, N_TOKENS, PROMPT
 from minirec.errors import InputError
+from minirec.policy.flops import forward_flops
 from minirec.ranking.grounding import target_rank
 
 if TYPE_CHECKING:
@@ -104,7 +106,13 @@ class ItemPolicy:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of the M items (N, M) at hidden states (N, d)."""
-        return hidden @ self.lm.get_output_embeddings().weight[: self.n_items].T
+        weight = self.lm.get_output_embeddings().weight[: self.n_items]
+        logits = hidden @ weight.T
+        products = 1
+        if logits.requires_grad:  # and back to what asks for a gradient
+            products += hidden.requires_grad + weight.requires_grad
+        costs.add(flops=2.0 * weight.numel() * len(hidden) * products)
+        return logits
 
     def log_probs(self, hidden: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities (N, M) of the next item at hidden states (N, d).
@@ -356,6 +364,11 @@ def last_hidden(lm: LlamaForCausalLM, ids: Sequence[Sequence[int]]) -> torch.Ten
     positions = torch.arange(width, device=device)
     angles = model.rotary_emb(x, positions[None])
     *blocks, block = model.layers
+    flops, n_tokens = hidden_flops(lm, n, width), sum(map(len, ids))
+    if x.requires_grad:
+        costs.add(tokens_trained=n_tokens, flops=3 * flops)
+    else:
+        costs.add(tokens_read=n_tokens, flops=flops)
     for each in blocks:
         x = each(x, position_embeddings=angles, position_ids=positions[None])
 
@@ -378,6 +391,23 @@ def last_hidden(lm: LlamaForCausalLM, ids: Sequence[Sequence[int]]) -> torch.Ten
     x = at_last(x) + attention.o_proj(mixed.transpose(1, 2).reshape(n, 1, -1))
     x = x + block.mlp(block.post_attention_layernorm(x))
     return model.norm(x)[:, 0]
+
+
+def hidden_flops(lm: LlamaForCausalLM, n: int, width: int, first: int = 0) -> float:
+    """Return the operations of `last_hidden` for n rows, in the blocks from one on.
+
+    Backward they are twice as many where all weights are trained.
+    """
+    *blocks, last = lm.model.layers
+    attention: Any = last.self_attn
+    whole = forward_flops(lm, n * width, n * width**2, blocks=blocks[first:])
+    # keys and values of all tokens; of a row's last token the rest, too
+    kept = attention.k_proj.weight.numel() + attention.v_proj.weight.numel()
+    return (
+        whole
+        + forward_flops(lm, n, n * width, blocks=[last])
+        + 2 * kept * n * (width - 1)
+    )
 
 
 def seen_mask(tasks: Tasks, sample_ids: np.ndarray, n_items: int) -> torch.Tensor:
@@ -458,6 +488,7 @@ def sample_slates(
         drawn = torch.searchsorted(ends, u.contiguous(), right=True)
         # rounding may lead to the end of the last interval
         slates[:, :, place] = drawn.clamp(max=p.shape[1] - 1)
+    costs.add(tokens_generated=slates.numel())
     return slates
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from minirec import costs
 from minirec.columns import (
     COMPLETION,
     FAILURE,
@@ -23,9 +24,11 @@ from minirec.columns import (
 from minirec.execution.map_batches import Work
 from minirec.policy import gradients
 from minirec.policy.adaptive import AdaptiveParams, rounds
+from minirec.policy.flops import head_flops
 from minirec.policy.item_tokens import (
     AT_ONCE,
     ItemPolicy,
+    hidden_flops,
     last_hidden,
     load_policy,
     reward_slates,
@@ -233,6 +236,7 @@ def hessian_products(
     (slope,) = torch.autograd.grad(loss, at, create_graph=True)
     towards = torch.as_tensor(np.asarray(direction)).to(at)
     (product,) = torch.autograd.grad(slope, at, towards.expand_as(slope))
+    costs.add(flops=2 * head_flops(policy.lm, len(at)))
     return product.cpu().numpy()
 
 
@@ -275,6 +279,8 @@ def weight_gradients(
             hidden = last_hidden(lm, tokens)
             loss = _losses(policy.log_probs(hidden, seen), slates, advantages).sum()
             torch.autograd.grad(loss, begin[-1])
+            n, width = begin[-1].shape[:2]
+            costs.add(flops=2 * hidden_flops(lm, n, width, lowest))
     finally:
         hook.remove()
     return own

@@ -12,6 +12,7 @@ from minirec.errors import InputError, loading
 from minirec.types import Adapter, Model
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -162,6 +163,26 @@ def _check_architecture(lm: PreTrainedModel) -> None:
             "position in every layer: name a causal transformer, such as Llama, Qwen, "
             "Gemma or SmolLM"
         )
+
+
+def transformer_blocks(lm: PreTrainedModel | PeftModel) -> list[torch.nn.Module]:
+    """Return the model's transformer blocks in their order.
+
+    Raises
+    ------
+    InputError
+        If the model has no list of as many modules as its configuration says.
+    """
+    import torch
+
+    size = lm.config.get_text_config().num_hidden_layers
+    for module in lm.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == size:
+            return list(module)
+    raise InputError(
+        f"policy_model is a {type(lm).__name__} without a list of {size} blocks, whose "
+        "gradients cannot be told apart: name another model, such as Llama or Qwen"
+    )
 
 
 def check_window(lm: PreTrainedModel | PeftModel, length: int) -> None:

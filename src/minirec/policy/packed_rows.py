@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from minirec.errors import InputError
+from minirec import costs
 from minirec.policy.attention import attention_in_cache
 from minirec.policy.fast_lora import replaced
-from minirec.policy.loading import check_window
+from minirec.policy.flops import backward_flops, forward_flops, head_flops
+from minirec.policy.loading import check_window, transformer_blocks
 from minirec.policy.rollouts import _shared_prefix
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ class PackedRows(NamedTuple):
     reading: torch.Tensor  # (m,) from which a token is predicted
     token: torch.Tensor  # (m,) its id
     rollout: torch.Tensor  # (m,) which of its prompt's completions it belongs to
+
+    @property
+    def n_tokens(self) -> int:
+        """Columns that are not padding."""
+        # which is at position 0, as the first column of each row
+        return len(self.ids) + int((self.position > 0).sum())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns, and pairs of a query and a key that attention multiplies."""
+        return self.ids.numel(), self.sees.numel()
 
 
 class TokenLogProbs(NamedTuple):
@@ -156,12 +168,15 @@ def packed_log_probs(
         As `pack_rows` takes them.
     temperature
         Divides the logits, as when the completions were sampled.
+
+    Where gradients are enabled a backward pass is counted, too (`minirec.costs`).
     """
     import torch
     from torch.utils.checkpoint import checkpoint
 
     rows = pack_rows(prompts, completions, pad_token_id)
     hidden = read_rows(lm, rows)
+    trained = torch.is_grad_enabled()
     reading, token = rows.reading.to(lm.device), rows.token.to(lm.device)
 
     def of_block(
@@ -175,6 +190,9 @@ def packed_log_probs(
         return log_probs[reading, token], entropy[reading]
 
     blocks = reading_blocks(lm, len(hidden))
+    forward = len(hidden) * (2 if trained and len(blocks) > 1 else 1)
+    costs.add(flops=head_flops(lm, forward))
+    count_tokens(lm, rows, logits=len(hidden))
     order, parts = [], []
     for block in blocks:
         mine = ((reading >= block.start) & (reading < block.stop)).nonzero()[:, 0]
@@ -224,6 +242,7 @@ def read_rows(
     ids, position = rows.ids.to(device), rows.position.to(device)
     row, column = rows.row.to(device), rows.column.to(device)
     whole = {"input_ids": ids, "attention_mask": mask, "position_ids": position}
+    _count(lm, rows, frozen)
     if not frozen:
         return _last_hidden(lm, **whole, use_cache=False)[row, column]
     blocks = transformer_blocks(lm)
@@ -235,6 +254,31 @@ def read_rows(
 
     with replaced(dict.fromkeys(blocks[:frozen], given)):
         return _last_hidden(lm, **whole, use_cache=False)[row, column]
+
+
+def count_tokens(
+    lm: PreTrainedModel | PeftModel, rows: PackedRows, logits: int = 0
+) -> None:
+    """Count the tokens of rows, and where gradients are enabled a backward pass."""
+    import torch
+
+    if torch.is_grad_enabled():
+        flops = backward_flops(lm, *rows.size, logits=logits)
+        costs.add(tokens_trained=rows.n_tokens, flops=flops)
+    else:
+        costs.add(tokens_read=rows.n_tokens)
+
+
+def _count(lm: PreTrainedModel | PeftModel, rows: PackedRows, frozen: int) -> None:
+    """Count the products of `read_rows`; the head reads a token of each pass."""
+    blocks, shared = transformer_blocks(lm), rows.shared if frozen else 0
+    n, width = rows.ids.shape
+    rest = width - shared
+    below = shared + n * rest, shared**2 + n * rest * width
+    passes = 1 + bool(frozen) + bool(shared)
+    flops = forward_flops(lm, *below, blocks=blocks[:frozen])
+    flops += forward_flops(lm, *rows.size, logits=passes, blocks=blocks[frozen:])
+    costs.add(flops=flops)
 
 
 def _after_frozen(
@@ -325,23 +369,3 @@ class _Decoded(dict):
     """A decoder's output that holds hidden states and None of all else."""
 
     __getattr__ = dict.get
-
-
-def transformer_blocks(lm: PreTrainedModel | PeftModel) -> list[torch.nn.Module]:
-    """Return the model's transformer blocks in their order.
-
-    Raises
-    ------
-    InputError
-        If the model has no list of as many modules as its configuration says.
-    """
-    import torch
-
-    size = lm.config.get_text_config().num_hidden_layers
-    for module in lm.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == size:
-            return list(module)
-    raise InputError(
-        f"policy_model is a {type(lm).__name__} without a list of {size} blocks, whose "
-        "gradients cannot be told apart: name another model, such as Llama or Qwen"
-    )

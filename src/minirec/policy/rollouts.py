@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from minirec import costs
 from minirec.errors import InputError
 from minirec.policy.attention import attending_by, attention_in_cache
 from minirec.policy.fast_lora import fast_lora
+from minirec.policy.flops import forward_flops
 from minirec.policy.loading import check_window
 
 if TYPE_CHECKING:
@@ -125,6 +127,13 @@ def prefill(
                 # and its product with the vocabulary would copy the matrix a row
                 logits_to_keep=torch.tensor([positions.shape[1] - 1], device=lm.device),
             ).logits[:, 0]
+    n, kept = rest["input_ids"].shape
+    rows, width = n * kept, shared + kept
+    attended = shared**2 + rows * width
+    costs.add(
+        tokens_read=shared + sum(len(own) - shared for own in ids),
+        flops=forward_flops(lm, shared + rows, attended, n),
+    )
     layers: list[Any] = cache.layers
     return Prefilled(
         lm,
@@ -312,6 +321,7 @@ def _decode(
         logits = prefilled.logits[prompt]
         position = prefilled.position[prompt]
         cache = DynamicCache()  # of what was written, not of the prompts
+        passed = attended = 0
         for step in range(max_new_tokens):
             token, good = choose(logits, rows)
             finite[rows] = good
@@ -328,7 +338,10 @@ def _decode(
                 if len(needed) <= len(prefilled.position) / 2:
                     prefilled = prefilled.select(needed)
                     prompt = torch.searchsorted(needed, prompt)
-            with attending_by(lm, _Attention(prefilled, prompt)):
+            attention = _Attention(prefilled, prompt)
+            passed += len(rows)
+            attended += attention.pairs + len(rows) * (step + 1)
+            with attending_by(lm, attention):
                 logits = lm(
                     input_ids=token[:, None],
                     position_ids=position[:, None],
@@ -336,6 +349,10 @@ def _decode(
                     use_cache=True,
                 ).logits[:, 0]
             position = position + 1
+    costs.add(
+        tokens_generated=int((tokens >= 0).sum()),
+        flops=forward_flops(lm, passed, attended, passed),
+    )
     written = [
         Completion([t for t in row if t >= 0], good)
         for row, good in zip(tokens.tolist(), finite.tolist(), strict=True)
@@ -366,6 +383,8 @@ class _Attention:
         place = torch.arange(len(prompt), device=prompt.device) - start[prompt]
         self.slot = prompt * self.group + place
         self.prefilled = prefilled
+        # of queries and keys of prompts, as many as are multiplied
+        self.pairs = prefilled.padding.numel() * self.group
         self.padding = prefilled.padding[prompt][:, None, None]
 
     def __call__(

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
+from minirec import costs
 from minirec.columns import (
     COMPLETION,
     FAILURE,
@@ -172,6 +173,12 @@ def _served(
             checked = True
         sampling = (seeds, rollouts, max_new_tokens, temperature)
         groups = server_completions(server, tokenizer, sent.prompts, *sampling, ends)
+        asked = tokenizer(sent.prompts, add_special_tokens=False)["input_ids"]
+        costs.add(
+            tokens_generated=sum(len(tokens) for group in groups for tokens in group),
+            tokens_read=len(rollouts) * sum(map(len, asked)),
+            flops=float("nan"),
+        )
         return [[Completion(tokens, True) for tokens in group] for group in groups]
 
     # It grounds what was written, and nobody asks it to write.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from minirec import costs
 from minirec.errors import loading
 from minirec.types import Model
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 # texts between two steps of a progress bar; the encoder batches within
@@ -33,12 +35,33 @@ def load_encoder(model: Model) -> SentenceTransformer:
 
     logging.disable_progress_bar()  # of loading its weights, a moment's work
     with loading("encoder_model", model):
-        return SentenceTransformer(
+        encoder = SentenceTransformer(
             model["pretrained_model_name_or_path"],
             revision=model.get("revision"),
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
+    encoder[0].register_forward_pre_hook(_count)
+    return encoder
+
+
+def _count(module: torch.nn.Module, given: tuple[Mapping[str, torch.Tensor]]) -> None:
+    """Count the products for a batch of texts: 2n for each weight, and attention's.
+
+    Of a module that multiplies, and does not say how it attends, they are unknown.
+    """
+    import torch
+
+    ids = given[0]["input_ids"]
+    mask = given[0].get("attention_mask", torch.ones_like(ids))
+    layers = [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
+    flops = 2.0 * ids.numel() * sum(layer.weight.numel() for layer in layers)
+    if layers:
+        config = getattr(getattr(module, "auto_model", None), "config", None)
+        depth = getattr(config, "num_hidden_layers", float("nan"))
+        width = getattr(config, "hidden_size", float("nan"))
+        flops += 4 * depth * width * ids.numel() * ids.shape[-1]
+    costs.add(tokens_read=int(mask.sum()), flops=flops)
 
 
 def encode(

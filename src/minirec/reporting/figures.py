@@ -49,6 +49,25 @@ LABEL = {
     "y": 1,
     "yanchor": "bottom",
 }
+# of a log of training: its columns that are drawn, and what they are
+CURVES = {
+    "reward": "reward",
+    "reward_std": "spread of rewards",
+    "frac_reward_zero_std": "share without spread",
+    "entropy": "entropy (nats)",
+    "completions/mean_length": "tokens of a completion",
+    "tokens_per_second": "tokens a second",
+}
+# every other stage
+BAND = {
+    "type": "rect",
+    "y0": 0,
+    "y1": 1,
+    "fillcolor": GREY,
+    "opacity": 0.2,
+    "line": {"width": 0},
+    "layer": "below",
+}
 LAYOUT = {
     "template": "plotly_white",
     "font": {"size": 14},
@@ -282,18 +301,7 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
     labelled = stages[:: -(-len(stages) // LABELS)]
     # all at once: plotly copies those there are with each that is added
     bands = [
-        {
-            "type": "rect",
-            "x0": first - 0.5,
-            "x1": last + 0.5,
-            "y0": 0,
-            "y1": 1,
-            "yref": "paper",
-            "fillcolor": GREY,
-            "opacity": 0.2,
-            "line": {"width": 0},
-            "layer": "below",
-        }
+        BAND | {"x0": first - 0.5, "x1": last + 0.5, "yref": "paper"}
         for _, first, last in stages[1::2].itertuples(index=False)
     ]
     labels = [
@@ -420,6 +428,102 @@ def _unit_rows(
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     finite_vector(norms[:, 0], "the length of embeddings")
     return vectors / np.where(norms > 0, norms, 1)
+
+
+def plot_training(
+    training_log: pd.DataFrame, consumed: pd.DataFrame | None = None
+) -> go.Figure:
+    """Draw what training reported, step by step.
+
+    The line of a panel is the mean over the steps around each, an eighth of all of
+    them, or fewer at either end. A band in the background is a stage.
+
+    Parameters
+    ----------
+    training_log
+        A table of `minirec.schemas.TrainingLog`.
+    consumed
+        A table of `minirec.schemas.Consumed`, for the stages; None: there are none.
+    """
+    from plotly.subplots import make_subplots
+
+    log = training_log.sort_values("step")
+    window = max(1, len(log) // 8)
+    panels = list(CURVES)
+    figure = make_subplots(
+        rows=len(panels) // 2,
+        cols=2,
+        shared_xaxes=True,
+        subplot_titles=list(CURVES.values()),
+        horizontal_spacing=0.12,
+        vertical_spacing=0.12,
+    )
+    figure.update_annotations(font={"size": 12})
+    for place, column in enumerate(panels):
+        own = log[column]
+        means = own.rolling(window, center=True, min_periods=1).mean()
+        where = {"row": place // 2 + 1, "col": place % 2 + 1}
+        figure.add_scatter(
+            x=log["step"],
+            y=own,
+            mode="markers",
+            marker={"color": SKY, "size": 0.6 * _size_of_markers(len(log))},
+            name="steps",
+            showlegend=place == 0,
+            hovertemplate="step %{x}<br>%{y:.4~g}<extra></extra>",
+            **where,
+        )
+        figure.add_scatter(
+            x=log["step"],
+            y=means,
+            mode="lines",
+            line={"color": VERMILION, "width": 2},
+            name=f"mean of {window:,} steps around",
+            showlegend=place == 0,
+            hovertemplate="step %{x}<br>mean %{y:.4~g}<extra></extra>",
+            **where,
+        )
+    stages = 0 if consumed is None else consumed["stage"].nunique()
+    bands = [] if consumed is None else _spans(log["step"], consumed)
+    shapes = [
+        BAND | {"x0": x0, "x1": x1, "xref": f"x{n}", "yref": f"y{n} domain"}
+        for n in ["", *range(2, len(panels) + 1)]
+        for x0, x1 in bands[1::2]
+    ]
+    axis = {
+        # kedro-viz sees to the first axis alone
+        "gridcolor": "rgba(128, 128, 128, 0.3)",
+        "zerolinecolor": GREY,
+        "tickfont": {"size": 11},
+    }
+    figure.update_yaxes(**axis, nticks=5, rangemode="tozero")
+    figure.update_xaxes(**axis, nticks=6)
+    figure.update_xaxes(
+        title={"text": "step of training", "font": {"size": 12}}, row=len(panels) // 2
+    )
+    bands_are = f", {stages:,} stages" if stages > 1 else ""
+    return figure.update_layout(
+        LAYOUT,
+        shapes=shapes,
+        title={"text": f"Training, step by step: {len(log):,} steps{bands_are}"},
+    )
+
+
+def _spans(step: "pd.Series[int]", consumed: pd.DataFrame) -> list[tuple[float, float]]:
+    """Return where each run of prompts of one stage begins and ends, in steps.
+
+    A step may hold prompts of two; several steps may train on the same completions.
+    """
+    rows = consumed.sort_values("position")
+    n = rows["step"].max() + 1
+    prompts = np.bincount(rows["step"], minlength=n)
+    start = np.cumsum(prompts) - prompts
+    within = (np.arange(len(rows)) - start[rows["step"]]) / prompts[rows["step"]]
+    place = (rows["step"] + within).to_numpy() * step.max() / n + 0.5
+    stage = rows["stage"].to_numpy()
+    edges = [0, *(np.flatnonzero(np.diff(stage)) + 1)]
+    ends = [*place[edges[1:]], step.max() + 0.5]
+    return list(zip(place[edges].tolist(), map(float, ends), strict=True))
 
 
 def plot_metrics(metrics: pd.DataFrame) -> go.Figure:

@@ -1,5 +1,6 @@
 """The text at the end of a run, made of its tables and the paths of its datasets."""
 
+import math
 import os.path
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,10 @@ METHODS = {
     POPULARITY: "popularity",
     NEAREST: "nearest items to the history",
 }
+
+
+# of powers of 1000
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def metrics_table(metrics: pd.DataFrame) -> Table:
@@ -115,7 +120,7 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
     Returns
     -------
     Table
-        A line each for tables, figures, adapter, minutes and ways to look.
+        A line each for tables, figures, adapter, minutes, tokens and ways to look.
     """
     tables = [paths[name] for name in ("selection", "metrics") if name in paths]
     figures = [path for name, path in paths.items() if name.endswith("_figure")]
@@ -131,9 +136,25 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
         minutes = ", ".join(f"{name} {s / 60:.1f}" for name, s in seconds.items())
         peak = costs["peak_memory_gb"].max()
         table.add_row("minutes", f"{minutes}; {peak:.1f} GB at peak")
+        table.add_row("tokens", _tokens_and_flops(costs))
     table.add_row("look", "make viz (`kedro viz run`): pipelines, tables, figures")
     table.add_row("", "notebooks/explore_scores.ipynb: scores and picks")
     return table
+
+
+def _tokens_and_flops(costs: pd.DataFrame) -> str:
+    written, trained, read = (
+        f"{costs[f'tokens_{name}'].sum():,}"
+        for name in ("generated", "trained", "read")
+    )
+    flops = costs["flops"].sum()
+    scale = min(max(int(math.log10(flops)) // 3, 0), len(PREFIXES) - 1) if flops else 0
+    unknown = costs.loc[costs["flops"].isna(), "node"]
+    beside = f" (beside {', '.join(unknown)})" if len(unknown) else ""
+    return (
+        f"{written} written, {trained} trained on, {read} read; "
+        f"{flops / 1000**scale:.3g} {PREFIXES[scale]}FLOP{beside}"
+    )
 
 
 def work_table(

@@ -20,6 +20,7 @@ from minirec.policy.rollouts import TRAINING, sample_completions
 from minirec.policy.text import Policy, load_catalogue, load_policy
 from minirec.ranking.rewards import weighted_sum
 from minirec.training import checkpoints
+from minirec.training.curves import show_curves, training_log
 from minirec.training.order import draw, n_steps
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
@@ -47,10 +48,12 @@ class Training(NamedTuple):
 
 
 class Checkpoints(NamedTuple):
-    """Where a training keeps its checkpoints, and after how many steps."""
+    """Where a training keeps its checkpoints, after how many steps, and its curves."""
 
     folder: Path
     steps: int
+    tensorboard: str | None = None
+    """Folder for TensorBoard's curves."""
 
 
 def train_adapter(
@@ -246,6 +249,8 @@ def train_grpo(
             earned=earned,
         )
         show_progress(trainer, label)
+        if kept and kept.tensorboard:
+            show_curves(trainer, kept.tensorboard, label)
         if last:
             logger.info("%s goes on behind %s", label, last)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -259,7 +264,7 @@ def train_grpo(
             f"were: {drawn}"
         )
     return Training(
-        _log(trainer.state.log_history),
+        training_log(trainer.state.log_history),
         consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label),
     )
 
@@ -378,10 +383,3 @@ def consumed_table(
             len(curriculum),
         )
     return table
-
-
-def _log(history: list[dict[str, float]]) -> pd.DataFrame:
-    """Return the steps of a trainer's log; its last entry is of the whole run."""
-    # names in order, since a checkpoint does not keep another
-    steps = [dict(sorted(row.items())) for row in history if "loss" in row]
-    return pd.DataFrame(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,6 +160,7 @@ def train_items(
     log, n_tokens = [], 0
     with tqdm(total=total, desc=label, unit=" steps") as bar:
         for step in range(total):
+            began = perf_counter()
             rows = list(islice(order, prompts_per_step))
             samples = ids[rows]
             log_probs = policy.log_probs(
@@ -193,7 +195,9 @@ def train_items(
             )
             optimizer.step()
             earned.extend(zip(rows, rewards.mean(1).tolist(), strict=True))
-            n_tokens += sum(len(tokens[row]) for row in rows) + slates.numel()
+            now = perf_counter()
+            of_step = sum(len(tokens[row]) for row in rows) + slates.numel()
+            n_tokens += of_step
             with torch.no_grad():
                 p = log_probs.exp()
                 entropy = -(p * log_probs.masked_fill(p == 0, 0.0)).sum(-1).mean()
@@ -210,7 +214,10 @@ def train_items(
                     "kl": kl.item(),
                     "grad_norm": norm.item(),
                     "learning_rate": settings.learning_rate,
+                    "completions/mean_length": float(policy.slate_size),
                     "num_tokens": float(n_tokens),
+                    "step_time": now - began,
+                    "tokens_per_second": of_step / (now - began),
                 }
             )
             bar.set_postfix(

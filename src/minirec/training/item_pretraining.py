@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from minirec import costs
 from minirec.columns import (
     ITEM_ID,
     POSITION,
@@ -19,6 +20,7 @@ from minirec.columns import (
     VALID,
 )
 from minirec.errors import InputError
+from minirec.policy.flops import backward_flops, forward_flops
 from minirec.policy.item_tokens import (
     AT_ONCE,
     ItemPolicy,
@@ -261,6 +263,11 @@ def _epoch(
             input_ids=torch.from_numpy(ids[:, :-1]).to(policy.lm.device),
             use_cache=False,
         ).last_hidden_state
+        size = len(batch) * width, len(batch) * width**2
+        costs.add(
+            tokens_trained=int((labels >= 0).sum()),
+            flops=forward_flops(policy.lm, *size) + backward_flops(policy.lm, *size),
+        )
         own = torch.from_numpy(labels).to(policy.lm.device)
         logits = policy.logits(read[own >= 0])
         loss = torch.nn.functional.cross_entropy(logits.float(), own[own >= 0])

@@ -17,12 +17,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from minirec import costs
 from minirec.datasets.adapter import AdapterDataset
 from minirec.datasets.atomic import replacing
 from minirec.datasets.files import ParquetDataset
@@ -31,6 +33,7 @@ from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
 from minirec.training import checkpoints
+from minirec.training.curves import write_curves
 from minirec.training.grpo import Checkpoints, Training, train_adapter
 from minirec.training.item_grpo import train_item_tokens
 from minirec.types import Adapter
@@ -43,7 +46,7 @@ GROUPS: dict[str, type[BaseModel]] = {
     "pace": PaceParams,
 }
 # within the folder of a training
-JOB, RESULT, ERROR = "job", "result", "error.txt"
+JOB, RESULT, ERROR, COSTS = "job", "result", "error.txt", "costs.json"
 
 # of Linux' prctl.h: which signal a process gets when the one that started it is gone
 _PR_SET_PDEATHSIG = 1
@@ -105,6 +108,7 @@ def train_in_processes(
         for name in Training._fields
     ]
     adapter: Any = AdapterDataset(filepath=str(result / "adapter")).load()
+    costs.add(**json.loads((result / COSTS).read_text("utf-8")))
     return adapter, Training(*tables)
 
 
@@ -126,8 +130,15 @@ def train(
         Parameters.
     """
     if inputs["policy"].kind == "item_tokens":  # a matter of seconds, in one process
-        return train_item_tokens(**inputs)
-    kept = Checkpoints(folder / inputs["label"] / key, execution.checkpoint_steps)
+        adapter, training = train_item_tokens(**inputs)
+        if execution.tensorboard:
+            write_curves(training.log, execution.tensorboard, inputs["label"])
+        return adapter, training
+    kept = Checkpoints(
+        folder / inputs["label"] / key,
+        execution.checkpoint_steps,
+        execution.tensorboard,
+    )
     checkpoints.keep_only(kept.folder)
     if execution.accelerate:
         return train_in_processes(inputs, kept, execution.accelerate)
@@ -143,6 +154,7 @@ def work(folder: Path) -> None:
         Of the training, which holds its job.
     """
     import torch
+    from accelerate.utils import gather_object
 
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(levelname)-8s %(message)s", level=logging.WARNING)
@@ -151,16 +163,20 @@ def work(folder: Path) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         inputs, kept = _read_job(folder / JOB)
-        adapter, training = train_adapter(**inputs, kept=kept)
+        with costs.counting() as own:
+            adapter, training = train_adapter(**inputs, kept=kept)
     except InputError as error:
         (folder / ERROR).write_text(error.message, "utf-8")
         sys.exit(1)  # so that no other process waits for this one
+    every = gather_object([asdict(own)])
+    spent = {name: sum(one[name] for one in every) for name in every[0]}
     if first:
         trained: Any = adapter
         with replacing(folder / RESULT) as result:
             AdapterDataset(filepath=str(result / "adapter")).save(trained)
             for name, table in training._asdict().items():
                 ParquetDataset(filepath=str(result / f"{name}.parquet")).save(table)
+            (result / COSTS).write_text(json.dumps(spent), "utf-8")
 
 
 def _write_job(inputs: dict[str, Any], kept: Checkpoints, job: Path) -> None:
@@ -176,14 +192,14 @@ def _write_job(inputs: dict[str, Any], kept: Checkpoints, job: Path) -> None:
         )
         for name in GROUPS:
             plain[name] = plain[name] and plain[name].model_dump(mode="json")
-        plain["steps"] = kept.steps
+        plain |= {"steps": kept.steps, "tensorboard": kept.tensorboard}
         (folder / "rest.json").write_text(json.dumps(plain), "utf-8")
     job.with_name(ERROR).unlink(missing_ok=True)
 
 
 def _read_job(job: Path) -> tuple[dict[str, Any], Checkpoints]:
     inputs = json.loads((job / "rest.json").read_text("utf-8"))
-    kept = Checkpoints(job.parent, inputs.pop("steps"))
+    kept = Checkpoints(job.parent, inputs.pop("steps"), inputs.pop("tensorboard"))
     for name, model in GROUPS.items():
         inputs[name] = inputs[name] and model.model_validate(inputs[name])
     for name in TABLES:

@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from minirec import costs
 from minirec.policy.fast_lora import replaced
 from minirec.policy.loading import get_adapter, set_adapter
 from minirec.policy.packed_rows import TokenLogProbs, packed_log_probs
@@ -108,6 +109,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         padded on the right.
         """
         if compute_aux_loss:  # the router's loss of a mixture of experts is a row's own
+            costs.add(tokens_trained=int(attention_mask.sum()), flops=float("nan"))
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,

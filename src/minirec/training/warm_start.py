@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from minirec.columns import PROMPT, TARGET_ITEM_ID
+from minirec.policy.flops import counted_steps
 from minirec.policy.prompts import marks, titles
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
@@ -62,5 +63,6 @@ def teach_answers(
             model=policy, args=config, train_dataset=data, processing_class=tokenizer
         )
         show_progress(trainer, "warm_start_policy")
-        trainer.train()
+        with counted_steps(policy):
+            trainer.train()
     policy.eval()

@@ -6,6 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.score import nodes
+from minirec.reporting import figures
 
 
 def create_pipeline(**_: Any) -> Pipeline:
@@ -54,6 +55,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 ],
                 outputs=["proxy_adapter", "proxy_log"],
                 name="train_proxy",
+            ),
+            Node(
+                figures.plot_training,
+                inputs="proxy_log",
+                outputs="proxy_figure",
+                name="plot_proxy",
             ),
             Node(
                 nodes.probe_rewards,

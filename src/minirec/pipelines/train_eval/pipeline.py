@@ -32,6 +32,12 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="train_policy",
             ),
             Node(
+                figures.plot_training,
+                inputs=["policy_log", "consumed"],
+                outputs="policy_figure",
+                name="plot_policy",
+            ),
+            Node(
                 nodes.rank_items,
                 inputs=[
                     "prompts",
