@@ -26,7 +26,8 @@ REASONING = ["Garden of Paper", "The", "Garden Orchard"]
 
 @pytest.fixture(scope="module")
 def params(parameters):
-    head = {"kind": "policy_head", "dtype": "float64"}
+    head = {**parameters["policy"]["head"], "item": "About {title}"}
+    head = {"kind": "policy_head", "dtype": "float64", "head": head}
     prompt = {"template": "conf/prompts/head.txt", "max_tokens": None}
     return PolicyParams.model_validate(
         {**parameters["policy"], **head, "prompt": prompt}
@@ -75,7 +76,7 @@ def tokens_of(tokenizer, texts):
 def plain_items(policy):
     # what cannot stand in a title, such as the mark, is left out of it
     titles = ["The Amber Garden", "Paper", "The Velvet Orchard"]
-    before = "<|start|>system\nYou recommend movies.<|end|>\n<|start|>user\n"
+    before = "<|start|>system\nYou recommend movies.<|end|>\n<|start|>user\nAbout "
     after = "<|end|>\n<|start|>assistant\n"
     return np.stack(
         [
