@@ -26,7 +26,8 @@ REASONING = ["Garden of Paper", "The", "Garden Orchard"]
 
 @pytest.fixture(scope="module")
 def params(parameters):
-    head = {"kind": "policy_head", "dtype": "float64"}
+    head = {**parameters["policy"]["head"], "item": "About {title}"}
+    head = {"kind": "policy_head", "dtype": "float64", "head": head}
     prompt = {"template": "conf/prompts/head.txt", "max_tokens": None}
     return PolicyParams.model_validate(
         {**parameters["policy"], **head, "prompt": prompt}
@@ -75,7 +76,7 @@ def tokens_of(tokenizer, texts):
 def plain_items(policy):
     # what cannot stand in a title, such as the mark, is left out of it
     titles = ["The Amber Garden", "Paper", "The Velvet Orchard"]
-    before = "<|start|>system\nYou recommend movies.<|end|>\n<|start|>user\n"
+    before = "<|start|>system\nYou recommend movies.<|end|>\n<|start|>user\nAbout "
     after = "<|end|>\n<|start|>assistant\n"
     return np.stack(
         [
@@ -167,17 +168,17 @@ def test_cosines_are_rewarded(policy, tokenizer):
 
 def test_a_state_that_is_not_finite_is_no_answer(policy, tokenizer):
     assert np.isfinite(policy.item_vectors).all()
-    (token,) = set(tokens_of(tokenizer, ["A"])[0])
+    (token,) = set(tokens_of(tokenizer, ["Q"])[0])
     embedding = policy.lm.get_input_embeddings()
     with torch.no_grad():
         embedding.weight[token] = torch.nan
-    written = Written(["A", "B"], tokens_of(tokenizer, ["A", "B"]), PROMPTS[:2])
+    written = Written(["Q", "B"], tokens_of(tokenizer, ["Q", "B"]), PROMPTS[:2])
     found = policy.ground(written)
     assert found.failure == ["not_finite", None]
     assert np.isfinite(found.scores).all()
     policy.item_ids[1] = [token]
     policy.refresh()
-    with pytest.raises(InputError, match="at item 'A' is not finite"):
+    with pytest.raises(InputError, match="at item 'Q' is not finite"):
         policy.ground(written)
 
 

@@ -5,11 +5,12 @@ import torch
 from trl import GRPOConfig
 
 from datasets import Dataset
+from minirec.errors import InputError
 from minirec.policy.head import HeadPolicy
 from minirec.policy.loading import load_model, load_tokenizer, new_adapter
 from minirec.policy.params import GRPOParams, PolicyParams
 from minirec.policy.rewards import Tasks
-from minirec.training.grpo import train_grpo
+from minirec.training.grpo import Checkpoints, train_grpo
 from minirec.training.head_trainer import HeadGRPOTrainer
 from minirec.training.quiet import quiet_trainer
 
@@ -35,19 +36,30 @@ WEIGHT = 0.3
 
 
 @pytest.fixture
-def policy(policy_model, parameters):
+def policy(made):
+    return made()
+
+
+@pytest.fixture(scope="module")
+def made(policy_model, parameters):
+    """Return a function that makes the same untrained policy again."""
     prompt = {"template": "conf/prompts/head.txt", "max_tokens": None}
     head = {**parameters["policy"]["head"], "item_loss_weight": WEIGHT, "refresh": 2}
     params = PolicyParams.model_validate(
         {**parameters["policy"], "kind": "policy_head", "prompt": prompt, "head": head}
     )
-    tokenizer = load_tokenizer(policy_model)
-    base = load_model(policy_model, "float64", tokenizer, params.prompt)
-    lm = new_adapter(base, params.lora, seed=0).double()
-    for name, parameter in lm.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return HeadPolicy(ITEMS, params, lm, tokenizer)
+
+    def make():
+        tokenizer = load_tokenizer(policy_model)
+        base = load_model(policy_model, "float64", tokenizer, params.prompt)
+        lm = new_adapter(base, params.lora, seed=0).double()
+        torch.manual_seed(0)
+        for name, parameter in lm.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        return HeadPolicy(ITEMS, params, lm, tokenizer)
+
+    return make
 
 
 @pytest.fixture
@@ -177,6 +189,26 @@ def test_a_batch_in_parts_has_the_same_scale(trainer, policy):
     assert trainer._item_losses(trainer.model, none).tolist() == []
 
 
+def of_target(ranks, scores, targets):
+    return scores[np.arange(len(ranks)), targets]
+
+
+def train(policy, reward, kept=None):
+    return train_grpo(
+        policy,
+        PROMPTS[["sample_id"]].assign(stage=0, mean_reward=0.0),
+        PROMPTS,
+        Tasks(PROMPTS, ITEMS),
+        reward,
+        GRPOParams(learning_rate=0.05, num_generations=2, beta=0.0),
+        prompts_per_step=1,
+        pace=None,
+        seed=3,
+        label="test",
+        kept=kept,
+    )
+
+
 def test_no_vector_is_stale_after_training(policy, monkeypatch):
     steps = []
     read = HeadPolicy._read
@@ -188,21 +220,29 @@ def test_no_vector_is_stale_after_training(policy, monkeypatch):
 
     monkeypatch.setattr(HeadPolicy, "_read", spy)
     before = policy.item_vectors.copy()
-    training = train_grpo(
-        policy,
-        PROMPTS[["sample_id"]].assign(stage=0, mean_reward=0.0),
-        PROMPTS,
-        Tasks(PROMPTS, ITEMS),
-        lambda ranks, scores, targets: scores[np.arange(len(ranks)), targets],
-        GRPOParams(learning_rate=0.05, num_generations=2, beta=0.0),
-        prompts_per_step=1,
-        pace=None,
-        seed=3,
-        label="test",
-    )
+    training = train(policy, of_target)
     assert len(steps) == 3  # at first, and before steps 0 and 2
     assert (training.log["item_loss"] >= 0).all()
     used = policy.item_vectors
     fresh = HeadPolicy(ITEMS, policy.params, policy.lm, policy.tokenizer).item_vectors
     np.testing.assert_array_equal(used, fresh)
     assert np.abs(used - before).max() > 1e-3
+
+
+def test_what_was_cut_short_reads_its_items_as_if_it_had_not_been(made, tmp_path):
+    """After the first step: behind its checkpoint, not only at every second step."""
+
+    def failing(ranks, scores, targets):
+        calls.append(1)
+        if len(calls) == 2:
+            raise InterruptedError
+        return of_target(ranks, scores, targets)
+
+    calls = []
+    whole, cut, resumed = made(), made(), made()
+    train(whole, of_target, Checkpoints(tmp_path / "whole", steps=1))
+    kept = Checkpoints(tmp_path / "cut", steps=1)
+    with pytest.raises(InputError, match="InterruptedError"):
+        train(cut, failing, kept)
+    train(resumed, of_target, kept)
+    assert (resumed.item_vectors == whole.item_vectors).all()
