@@ -38,6 +38,8 @@ STRATEGY = "strategy"
 
 METHOD = "method"
 METRIC = "metric"
+OTHER = "other"
+BY = "by"
 TOP_ITEM_ID = "top_item_id"
 
 # of a prompt, its place in the pool's draw
@@ -48,6 +50,7 @@ PRETRAIN, TRAIN, VALID, TEST = "pretrain", "train", "valid", "test"
 
 # values of `method`, beside POPULARITY
 TRAINED, UNTRAINED, NEAREST = "trained", "untrained", "nearest"
+ITEM_KNN, SASREC = "item_knn", "sasrec"
 
 # values of `failure` in `rewards`
 EMPTY, UNPARSABLE, NOT_FINITE = "empty", "unparsable", "not_finite"

@@ -238,7 +238,12 @@ class SummaryHook:
             # processes of ParallelRunner keep no costs: those there are another run's
             counted = "Parallel" not in run_params["runner"] and catalog.exists("costs")
             costs = catalog.load("costs") if counted else None
-            console.print(summary.metrics_table(catalog.load("metrics")))
+            metrics = catalog.load("metrics")
+            console.print(summary.metrics_table(metrics))
+            if "comparisons" in catalog and catalog.exists("comparisons"):
+                last = summary.first_metrics(metrics)[-1]
+                compared = catalog.load("comparisons")
+                console.print(summary.comparison_table(compared, last))
             if "candidates" in pipeline.all_outputs() & paths.keys():
                 console.print(summary.pruning_table(catalog.load("candidates")))
             if all(name in catalog and catalog.exists(name) for name in WORK):

@@ -229,7 +229,7 @@ class Rankings(pa.DataFrameModel):
     method: Series[str]
     sample_id: Series[int]
     rank: Series[int] = pa.Field(ge=0)
-    top_item_id: Series[object] = pa.Field(description="the first ten, best first")
+    top_item_id: Series[object] = pa.Field(description="the first, best first")
     completion: Series[str] = pa.Field(nullable=True, description="if it wrote one")
 
     class Config:
@@ -239,15 +239,65 @@ class Rankings(pa.DataFrameModel):
 
 
 class Metrics(pa.DataFrameModel):
-    """Mean over the test samples with its bootstrap interval; higher is better."""
+    """Mean over the test samples with its bootstrap interval; novelty is in bits.
+
+    Higher is better, but for novelty and coverage, which no recommender needs to have.
+    """
 
     method: Series[str]
-    metric: Series[str]
-    mean: Series[float] = pa.Field(ge=0, le=1)
-    low: Series[float] = pa.Field(ge=0, le=1)
-    high: Series[float] = pa.Field(ge=0, le=1)
+    metric: Series[str] = pa.Field(description="`minirec.ranking.metrics`")
+    mean: Series[float] = pa.Field(ge=0)
+    low: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
+    high: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
     users: Series[int] = pa.Field(gt=0)
     samples: Series[int] = pa.Field(gt=0)
+
+    class Config:
+        """One row a method and metric."""
+
+        unique = ("method", "metric")
+
+
+class Comparisons(pa.DataFrameModel):
+    """How far two methods are apart on the same samples, and whether by chance."""
+
+    metric: Series[str]
+    method: Series[str]
+    other: Series[str]
+    difference: Series[float] = pa.Field(description="of the means, method less other")
+    low: Series[float] = pa.Field(description="of the paired bootstrap interval")
+    high: Series[float] = pa.Field(description="of the paired bootstrap interval")
+    p_value: Series[float] = pa.Field(gt=0, le=1, description="randomisation test")
+    p_holm: Series[float] = pa.Field(
+        gt=0, le=1, description="the same, allowing for all pairs of the metric"
+    )
+    users: Series[int] = pa.Field(gt=0)
+    samples: Series[int] = pa.Field(gt=0)
+
+    class Config:
+        """One row a pair of methods and metric."""
+
+        unique = ("metric", "method", "other")
+
+
+class GroupMetrics(pa.DataFrameModel):
+    """The metrics within groups of test samples."""
+
+    by: Series[str] = pa.Field(isin=["history_length", "target_popularity"])
+    least: Series[int] = pa.Field(ge=0, description="of the group")
+    most: Series[int] = pa.Field(ge=0, description="of the group")
+    method: Series[str]
+    metric: Series[str]
+    mean: Series[float] = pa.Field(ge=0)
+    low: Series[float] = pa.Field(ge=0)
+    high: Series[float] = pa.Field(ge=0)
+    users: Series[int] = pa.Field(gt=0)
+    samples: Series[int] = pa.Field(gt=0)
+
+    class Config:
+        """One row a group, method and metric."""
+
+        unique = ("by", "least", "method", "metric")
 
 
 class Costs(pa.DataFrameModel):

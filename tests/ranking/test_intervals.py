@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from minirec.errors import InputError
 from minirec.ranking import intervals
-from minirec.ranking.intervals import bootstrap_mean
+from minirec.ranking.intervals import (
+    bootstrap_mean,
+    bootstrap_means,
+    holm,
+    randomisation_test,
+)
 
 
 def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
@@ -46,8 +52,10 @@ def test_blocks_change_nothing(monkeypatch, block):
     values = np.random.default_rng(0).random(30)
     whole = bootstrap_mean(values, 100, 0.9, seed=0)
     monkeypatch.setattr(intervals, "_BLOCK", block)
-    assert bootstrap_mean(values, 100, 0.9, seed=0) == whole
-    assert bootstrap_mean(values, 100, 0.9, seed=1) != whole
+    # sums of 30 numbers in another order
+    same = pytest.approx(whole, rel=30 * np.finfo(float).eps)
+    assert bootstrap_mean(values, 100, 0.9, seed=0) == same
+    assert bootstrap_mean(values, 100, 0.9, seed=1) != same
 
 
 @pytest.mark.parametrize(
@@ -64,3 +72,46 @@ def test_bad_input_is_named(values, options, message):
     options = {"draws": 10, "confidence": 0.9, "seed": 0, **options}
     with pytest.raises(InputError, match=message):
         bootstrap_mean(values, **options)
+
+
+def test_columns_share_their_draws():
+    values = np.random.default_rng(0).random((30, 2))
+    means = bootstrap_means(values, 100, seed=0, groups=np.arange(30) // 3)
+    apart = bootstrap_means(values[:, :1] - values[:, 1:], 100, 0, np.arange(30) // 3)
+    # sums of 30 numbers below 1 in another order, over 30
+    rounding = 30 * np.finfo(float).eps
+    np.testing.assert_allclose(means[:, 0] - means[:, 1], apart[:, 0], atol=rounding)
+
+
+def test_the_p_value_is_that_of_scipys_permutation_test():
+    differences = np.random.default_rng(0).normal(0.3, 1, 12)
+    exact = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    draws = 20_000
+    (found,) = randomisation_test(differences[:, None], draws, seed=0)
+    # a share of 20,000 random signs: four standard errors
+    error = np.sqrt(exact * (1 - exact) / draws)
+    assert found == pytest.approx(exact, abs=4 * error)
+
+
+def test_signs_worked_out_by_hand():
+    # of three users all with a difference of 1 a quarter of the signs give 3 or -3
+    (found,) = randomisation_test(np.ones((3, 1)), draws=9999, seed=0)
+    assert found == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 9999))
+    # samples of one user change their signs together: as large in all draws
+    one = randomisation_test(np.ones((3, 1)), 99, seed=0, groups=["a"] * 3)
+    assert one.tolist() == [1.0]
+
+
+def test_a_difference_that_rounding_splits_is_as_large_as_itself():
+    # 0.1 + 0.2 - 0.3 is not 0; another order of the same numbers is as far from 0
+    differences = np.array([[0.1], [0.2], [-0.3]])
+    assert randomisation_test(differences, 99, seed=0).tolist() == [1.0]
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls():
+    # 3 x 0.02, 2 x 0.021 is less and stays at 0.06, 1 x 0.5
+    assert holm([0.5, 0.02, 0.021]).tolist() == pytest.approx([0.5, 0.06, 0.06])
+    assert holm([0.6, 0.9]).tolist() == [1, 1]
+    assert holm([]).tolist() == []

@@ -9,6 +9,7 @@ from minirec.reporting import figures
 from minirec.reporting.figures import (
     plot_curriculum,
     plot_embeddings,
+    plot_groups,
     plot_metrics,
     plot_overlap,
     plot_prompts,
@@ -19,6 +20,7 @@ from minirec.reporting.figures import (
 from minirec.schemas import (
     Candidates,
     Curriculum,
+    GroupMetrics,
     Metrics,
     Selection,
     StrategyPicks,
@@ -353,6 +355,29 @@ def test_bars_end_at_the_mean_and_whiskers_at_the_interval():
     assert list(hit_ratio.error_x.array) == [0.25, 0.5]
     assert list(hit_ratio.error_x.arrayminus) == [0.125, 0.25]
     assert list(ndcg.x) == [0.125, 0.375]
+
+
+def test_groups_are_drawn_by_history_and_by_target():
+    rows = [
+        ("history_length", 9, 40, "trained", 0.3),
+        ("history_length", 5, 8, "trained", 0.2),
+        ("history_length", 5, 8, "popularity", 0.1),
+        ("target_popularity", 3, 3, "trained", 0.4),
+    ]
+    table = pd.DataFrame(rows, columns=["by", "least", "most", "method", "mean"])
+    table = table.assign(
+        metric="ndcg@10", low=table["mean"] / 2, high=1.0, users=2, samples=3
+    )
+    other = table.assign(metric="hr@10", mean=1.0)
+    groups = GroupMetrics.validate(pd.concat([other, table], ignore_index=True))
+
+    trained, popular, by_target = plot_groups(groups).data
+
+    assert list(trained.x) == ["5 to 8", "9 to 40"]
+    assert list(trained.y) == [0.2, 0.3]
+    assert list(trained.error_y.arrayminus) == [0.1, 0.15]
+    assert list(popular.x) == ["5 to 8"]
+    assert (list(by_target.x), list(by_target.y)) == (["3"], [0.4])
 
 
 def test_the_overlap_is_the_share_of_picks_in_common(candidates):

@@ -45,14 +45,37 @@ def test_the_title_counts_users_and_samples(samples, whose):
     assert whose in summary.metrics_table(metrics(samples)).title
 
 
-def test_the_first_cutoff_is_shown():
-    other = metrics().assign(
-        metric=lambda table: table["metric"].str.replace("10", "5")
+def test_the_first_two_metrics_with_an_interval_are_shown():
+    first = metrics().assign(metric=["mrr", "hr@5"] * 2)
+    covered = metrics().assign(
+        metric="coverage@10", low=float("nan"), high=float("nan")
     )
 
-    table = summary.metrics_table(pd.concat([other, metrics()]))
+    table = summary.metrics_table(pd.concat([covered, first, metrics()]))
 
-    assert [column.header for column in table.columns] == ["method", "HR@5", "NDCG@5"]
+    assert [column.header for column in table.columns] == ["method", "MRR", "HR@5"]
+
+
+def test_the_trained_policy_is_compared_with_each_other_method():
+    comparisons = pd.DataFrame(
+        [
+            ("ndcg@10", "trained", "popularity", 0.0174, 0.002, 0.03, 0.0004),
+            ("ndcg@10", "trained", "untrained", -0.0012, -0.01, 0.008, 0.5),
+            ("hr@10", "trained", "untrained", 0.5, 0.4, 0.6, 0.01),
+            ("ndcg@10", "untrained", "popularity", 0.5, 0.4, 0.6, 0.01),
+        ],
+        columns=["metric", "method", "other", "difference", "low", "high", "p_holm"],
+    )
+
+    lines = printed(summary.comparison_table(comparisons, "ndcg@10"))
+
+    assert [
+        " ".join(line.split()) for line in lines if "[+" in line or "[-" in line
+    ] == [
+        "the same policy untrained -0.001 [-0.010, +0.008] 0.500",
+        "popularity +0.017 [+0.002, +0.030] <0.001",
+    ]
+    assert max(map(len, lines)) <= 80
 
 
 def test_work_counts_prompts_rollouts_tokens_and_steps():

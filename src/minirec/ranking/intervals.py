@@ -1,9 +1,9 @@
-"""How sure a mean over users is."""
+"""How sure a mean over users is, and a difference of two."""
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from minirec.arrays import finite_vector
 from minirec.errors import InputError
@@ -59,32 +59,169 @@ def bootstrap_mean(
     Interval(mean=1.0, low=1.0, high=1.0)
     """
     samples = finite_vector(values, "values")
-    if draws < 1:
-        raise InputError(
-            f"train_eval.evaluation.bootstrap_draws is {draws}: give at least 1"
-        )
+    means = bootstrap_means(samples[:, None], draws, seed, groups)
+    return Interval(float(samples.mean()), *interval(means[:, 0], confidence))
+
+
+def bootstrap_means(
+    values: NDArray[np.floating],
+    draws: int,
+    seed: int,
+    groups: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Return the means of K columns in each of B draws of users.
+
+    All columns share a draw, so that differences of their means are those of a paired
+    bootstrap.
+
+    Parameters
+    ----------
+    values
+        (N, K), a row a sample.
+    draws
+        B, at least 1.
+    seed, groups
+        As in `bootstrap_mean`.
+
+    Returns
+    -------
+    ndarray
+        (B, K).
+
+    Raises
+    ------
+    InputError
+        If ``groups`` has another length, or ``draws`` is below 1.
+    """
+    _check_draws(draws)
+    total, size = _by_user(values, groups)
+    n = len(size)
+    rng = np.random.default_rng(seed)
+    means = np.empty((draws, values.shape[1]))
+    block = max(1, _BLOCK // n)
+    for first in range(0, draws, block):
+        part = means[first : first + block]
+        drawn = rng.integers(n, size=(len(part), n))
+        drawn += n * np.arange(len(part))[:, None]
+        times = np.bincount(drawn.ravel(), minlength=n * len(part))
+        times = times.reshape(len(part), n).astype(np.float64)
+        part[:] = times @ total / (times @ size)[:, None]
+    return means
+
+
+def interval(means: NDArray[np.floating], confidence: float) -> tuple[float, float]:
+    """Return the ends of what the middle ``confidence`` of (B,) draws lies between.
+
+    Raises
+    ------
+    InputError
+        If ``confidence`` is not between 0 and 1.
+    """
     if not 0 < confidence < 1:
         raise InputError(
             f"train_eval.evaluation.confidence is {confidence}: give a number between "
             "0 and 1, such as 0.95"
         )
-    users = np.arange(len(samples)) if groups is None else np.asarray(groups)
-    if users.shape != samples.shape:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def randomisation_test(
+    differences: NDArray[np.floating],
+    draws: int,
+    seed: int,
+    groups: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Return how often chance alone makes K mean differences as large, in either way.
+
+    If two methods were alike, each user's difference could as well have the other
+    sign: of B random choices of signs, the share that gives a mean at least as far
+    from 0 as the one found, the latter counted among them. Source: Fisher's
+    randomisation test, as M. D. Smucker, J. Allan and B. Carterette, "A comparison of
+    statistical significance tests for information retrieval evaluation" (2007), advise.
+
+    Parameters
+    ----------
+    differences
+        (N, K), a row a sample, a column a pair of methods.
+    draws
+        B, at least 1.
+    seed
+        Of the signs.
+    groups
+        (N,) the user of each sample, whose samples change signs together.
+
+    Returns
+    -------
+    ndarray
+        (K,) p-values in [1 / (B + 1), 1].
+
+    Raises
+    ------
+    InputError
+        If ``groups`` has another length, or ``draws`` is below 1.
+
+    Examples
+    --------
+    >>> randomisation_test(np.zeros((3, 1)), draws=99, seed=0).tolist()
+    [1.0]
+    """
+    _check_draws(draws)
+    total, size = _by_user(differences, groups)
+    found = np.abs(total.sum(axis=0))
+    # sums in another order differ in rounding: as large but for that is as large
+    found -= len(size) * np.finfo(np.float64).eps * np.abs(total).sum(axis=0)
+    rng = np.random.default_rng(seed)
+    as_large = np.zeros(differences.shape[1])
+    block = max(1, _BLOCK // len(size))
+    for first in range(0, draws, block):
+        n = min(block, draws - first)
+        signs = rng.integers(2, size=(n, len(size))) * 2.0 - 1
+        as_large += (np.abs(signs @ total) >= found).sum(axis=0)
+    return (as_large + 1) / (draws + 1)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Return p-values (K,) that allow for K tests at once.
+
+    If only those below 0.05 are believed, the chance that any of these is an error is
+    at most 0.05. Source: S. Holm, "A simple sequentially rejective multiple test
+    procedure" (1979).
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    steps = (len(p) - np.arange(len(p))) * p[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
         raise InputError(
-            f"groups has shape {users.shape} for {len(samples)} values: give the user "
+            f"train_eval.evaluation.bootstrap_draws is {draws}: give at least 1"
+        )
+
+
+def _by_user(
+    values: NDArray[np.floating], groups: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sums of each user's rows (U, K), and how many these are (U,)."""
+    users = np.arange(len(values)) if groups is None else np.asarray(groups)
+    if users.shape != values.shape[:1]:
+        raise InputError(
+            f"groups has shape {users.shape} for {len(values)} values: give the user "
             "of every sample"
         )
     user = np.unique(users, return_inverse=True)[1]
     size = np.bincount(user)
-    total = np.bincount(user, weights=samples)
-
-    rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    block = max(1, _BLOCK // len(size))
-    for first in range(0, draws, block):
-        part = means[first : first + block]
-        drawn = rng.integers(len(size), size=(len(part), len(size)))
-        part[:] = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(samples.mean()), float(low), float(high))
+    total = np.empty((len(size), values.shape[1]))
+    for column in range(values.shape[1]):
+        total[:, column] = np.bincount(user, weights=values[:, column])
+    return total, size.astype(np.float64)

@@ -15,12 +15,23 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from minirec.arrays import finite_vector
-from minirec.columns import KEPT, NO_SPREAD, TEST, TOO_EASY, TOO_HARD, TRAIN
+from minirec.columns import (
+    KEPT,
+    NO_SPREAD,
+    TEST,
+    TOO_EASY,
+    TOO_HARD,
+    TRAIN,
+    TRAINED,
+)
 from minirec.errors import InputError
-from minirec.reporting.summary import METHODS
+from minirec.reporting.summary import METHODS, first_metrics
 
 GREY, ORANGE, SKY, GREEN = "#707070", "#E69F00", "#56B4E9", "#009E73"
 VERMILION, PURPLE, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
+# of each of `METHODS`
+COLOURS = (ORANGE, SKY, PURPLE, GREEN, GREY, VERMILION)
+SYMBOLS = ("circle", "circle-open", "square", "diamond", "x", "triangle-up")
 # of each value of `reason`: its words, colour and marker
 REASONS = {
     KEPT: ("kept", SKY, "circle"),
@@ -527,7 +538,7 @@ def _spans(step: "pd.Series[int]", consumed: pd.DataFrame) -> list[tuple[float, 
 
 
 def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
-    """Draw each metric of each method with its bootstrap interval.
+    """Draw the first two metrics of each method with their bootstrap intervals.
 
     Parameters
     ----------
@@ -536,7 +547,7 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
     """
     from plotly.subplots import make_subplots
 
-    names = list(metrics["metric"].unique())
+    names = first_metrics(metrics)
     figure = make_subplots(cols=len(names), shared_yaxes=True, horizontal_spacing=0.05)
     for column, name in enumerate(names, start=1):
         # plotly draws the first bar at the bottom
@@ -551,7 +562,7 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             x=part["mean"],
             y=[METHODS[method] for method in part.index],
             marker={
-                "color": [ORANGE if m == "trained" else SKY for m in part.index],
+                "color": [ORANGE if m == TRAINED else SKY for m in part.index],
             },
             error_x={
                 "array": part["high"] - part["mean"],
@@ -561,7 +572,7 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             showlegend=False,
         )
         figure.update_xaxes(
-            title={"text": f"{name.upper()} (0 to 1)"},
+            title={"text": f"{name.upper()} (higher is better)"},
             # kedro-viz sees to the first axis alone
             gridcolor="rgba(128, 128, 128, 0.3)",
             zerolinecolor=GREY,
@@ -578,6 +589,81 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
             "with bootstrap intervals"
         },
     )
+
+
+def plot_groups(group_metrics: pd.DataFrame) -> go.Figure:
+    """Draw one metric by length of history and by popularity of the target.
+
+    The metric is the first of the table's ``ndcg@k``, or its first one.
+
+    Parameters
+    ----------
+    group_metrics
+        A table of `minirec.schemas.GroupMetrics`.
+    """
+    from plotly.subplots import make_subplots
+
+    names = list(group_metrics["metric"].unique())
+    name = next((name for name in names if name.startswith("ndcg@")), names[0])
+    own = group_metrics[group_metrics["metric"] == name]
+    titles = {
+        "history_length": "items that the user had before",
+        "target_popularity": "train interactions of the target",
+    }
+    figure = make_subplots(cols=len(titles), shared_yaxes=True, horizontal_spacing=0.05)
+    for column, (by, title) in enumerate(titles.items(), start=1):
+        groups = own[own["by"] == by].sort_values("least")
+        labels = dict(
+            zip(
+                groups["least"],
+                map(_range, groups["least"], groups["most"]),
+                strict=True,
+            )
+        )
+        for method, colour, symbol in zip(METHODS, COLOURS, SYMBOLS, strict=True):
+            part = groups[groups["method"] == method]
+            if len(part):
+                figure.add_scatter(
+                    row=1,
+                    col=column,
+                    x=part["least"].map(labels),
+                    y=part["mean"],
+                    mode="lines+markers",
+                    line={"color": colour, "width": 3 if method == TRAINED else 1.5},
+                    marker={"symbol": symbol, "size": 8},
+                    error_y={
+                        "array": part["high"] - part["mean"],
+                        "arrayminus": part["mean"] - part["low"],
+                        "thickness": 1,
+                    },
+                    name=METHODS[method],
+                    legendgroup=method,
+                    showlegend=column == 1,
+                    customdata=part[["users", "samples"]],
+                    hovertemplate="%{x}: %{y:.4f}<br>%{customdata[1]:,} samples of "
+                    f"%{{customdata[0]:,}} users<extra>{METHODS[method]}</extra>",
+                )
+        figure.update_xaxes(
+            title={"text": title},
+            type="category",
+            categoryorder="array",
+            categoryarray=list(labels.values()),
+            gridcolor="rgba(128, 128, 128, 0.3)",
+            title_font={"size": 12},
+            tickfont={"size": 11},
+            col=column,
+        )
+    return figure.update_yaxes(
+        title={"text": f"{name.upper()} (higher is better)"}, col=1
+    ).update_layout(
+        LAYOUT,
+        legend={"y": -0.3},
+        title={"text": f"{name.upper()} by history and by target, with intervals"},
+    )
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def plot_overlap(

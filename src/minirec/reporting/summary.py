@@ -3,18 +3,21 @@
 import math
 import os.path
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 
 from minirec.columns import (
+    ITEM_KNN,
     KEPT,
     MEAN_REWARD,
     NEAREST,
     NO_SPREAD,
     POPULARITY,
     REASON,
+    SASREC,
     TOO_EASY,
     TOO_HARD,
     TRAINED,
@@ -25,6 +28,8 @@ from minirec.columns import (
 METHODS = {
     TRAINED: "policy trained on the selection",
     UNTRAINED: "the same policy untrained",
+    SASREC: "SASRec",
+    ITEM_KNN: "item-kNN",
     POPULARITY: "popularity",
     NEAREST: "nearest items to the history",
 }
@@ -35,20 +40,19 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def metrics_table(metrics: pd.DataFrame) -> Table:
-    """Lay out hit ratio and NDCG of every method, each with its interval.
+    """Lay out the first two metrics of every method, each with its interval.
 
     Parameters
     ----------
     metrics
-        A table of `minirec.schemas.Metrics`. Of several cut-offs the first is shown.
+        A table of `minirec.schemas.Metrics`.
 
     Returns
     -------
     Table
         One row a method, at most 80 characters wide.
     """
-    cutoff = metrics["metric"].iloc[0].split("@")[1]
-    shown = [f"hr@{cutoff}", f"ndcg@{cutoff}"]
+    shown = first_metrics(metrics)
     cells = {
         (row.method, row.metric): f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
         for row in metrics.itertuples()
@@ -71,6 +75,52 @@ def metrics_table(metrics: pd.DataFrame) -> Table:
         if any(key == method for key, _ in cells):
             table.add_row(name, *(cells[method, metric] for metric in shown))
     return table
+
+
+def first_metrics(metrics: pd.DataFrame) -> list[str]:
+    """Return the two metrics that stand first, of those that have an interval."""
+    return list(metrics.loc[metrics["low"].notna(), "metric"].unique()[:2])
+
+
+def comparison_table(comparisons: pd.DataFrame, metric: str) -> Table:
+    """Lay out how far the trained policy is ahead of each other method.
+
+    Parameters
+    ----------
+    comparisons
+        A table of `minirec.schemas.Comparisons`.
+    metric
+        The one to show.
+
+    Returns
+    -------
+    Table
+        One row a method that the trained policy was compared with.
+    """
+    own = comparisons[
+        (comparisons["metric"] == metric) & (comparisons["method"] == TRAINED)
+    ]
+    rows = {str(row.other): row for row in own.itertuples()}
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption=r"difference \[paired bootstrap interval]; p of a randomisation test, "
+        "for all pairs (Holm)",
+        caption_style="",
+    )
+    table.add_column("the trained policy less", no_wrap=True)
+    table.add_column(metric.upper(), justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
+    for method, name in METHODS.items():
+        if method in rows:
+            row = rows[method]
+            ends = f"[{row.low:+.3f}, {row.high:+.3f}]"
+            table.add_row(name, f"{row.difference:+.3f} {ends}", _p(row.p_holm))
+    return table
+
+
+def _p(value: Any) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def pruning_table(candidates: pd.DataFrame) -> Table:

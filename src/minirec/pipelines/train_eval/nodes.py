@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
@@ -15,7 +16,6 @@ from minirec.columns import (
     HISTORY_ITEM_ID,
     ITEM_ID,
     METHOD,
-    METRIC,
     N_TOKENS,
     NEAREST,
     POPULARITY,
@@ -29,7 +29,6 @@ from minirec.columns import (
     TOP_ITEM_ID,
     TRAINED,
     UNTRAINED,
-    USER_ID,
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
@@ -38,12 +37,14 @@ from minirec.pipelines.keys import work_key
 from minirec.pipelines.train_eval.params import TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
+from minirec.ranking.evaluation import (
+    comparison_table,
+    group_table,
+    mean_table,
+    sample_values,
+)
 from minirec.ranking.grounding import popularity_prior, target_rank, top_items
-from minirec.ranking.intervals import bootstrap_mean
-from minirec.ranking.metrics import hit_ratio, ndcg
 from minirec.types import Adapter, Matrix, Model
-
-TOP = 10
 
 # what ranks: prompts in, scores (N, M) out, and the N answers if any were written
 Scorer = Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]]
@@ -99,7 +100,56 @@ def train_policy(
     return adapter, training.log, training.consumed
 
 
+def rank_baselines(
+    prompts: pd.DataFrame,
+    interactions: ir.Table,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    encoder_model: Model,
+    prior_weight: float,
+    window: int,
+    batch_size: int,
+    baselines: list[str],
+    neighbours: int,
+    top: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Rank the whole catalogue for each test prompt by what needs no policy.
+
+    Seen items are masked. Without an encoder nothing is `NEAREST`.
+    """
+    rank = _ranker(prompts, items, batch_size, top, "rank_baselines")
+    prior = popularity_prior(items[POPULARITY].to_numpy())
+    column = pd.Index(items[ITEM_ID])
+
+    def histories(batch: pd.DataFrame) -> list[np.ndarray]:
+        return [column.get_indexer(list(ids)) for ids in batch[HISTORY_ITEM_ID]]
+
+    parts = []
+    for method in baselines:
+        if method == POPULARITY:
+            parts.append(
+                rank(method, lambda b: (popularity_scores(prior, len(b)), None))
+            )
+        elif method == NEAREST and not encoder_model:
+            logger.info("rank_baselines: no encoder_model, %s is left out", NEAREST)
+        elif method == NEAREST:
+            parts.append(
+                rank(
+                    method,
+                    lambda b: (
+                        nearest_to_history_scores(
+                            histories(b), item_embeddings["matrix"], prior, prior_weight
+                        ),
+                        None,
+                    ),
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
 def rank_items(
+    baseline_rankings: pd.DataFrame,
     prompts: pd.DataFrame,
     items: pd.DataFrame,
     item_embeddings: Matrix,
@@ -110,65 +160,15 @@ def rank_items(
     policy: PolicyParams,
     ranking: RankingParams,
     batch_size: int,
+    top: int,
 ) -> pd.DataFrame:
-    """Rank the whole catalogue for each test prompt, by the policy and by baselines.
+    """Rank the whole catalogue for each test prompt by the policy, beside baselines.
 
     Seen items are masked. `trained` and `untrained` are the policy with the adapter
     after and before GRPO.
     """
-    from minirec.policy.rewards import Tasks
-
-    test = prompts[prompts[SPLIT] == TEST].sort_values(N_TOKENS, ascending=False)
-    tasks = Tasks(test, items)
-    ids = items[ITEM_ID].to_numpy()
-    parts = []
-
-    def rank_all(
-        method: str,
-        score: Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]],
-    ) -> None:
-        for batch in batches(test, batch_size, f"rank_items: {method}"):
-            samples = batch[SAMPLE_ID].to_numpy()
-            scores, completions = score(batch)
-            masked, targets = tasks.masked(samples, scores)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        METHOD: method,
-                        SAMPLE_ID: samples,
-                        RANK: target_rank(masked, targets),
-                        TOP_ITEM_ID: [
-                            ids[columns[np.isfinite(own[columns])]]
-                            for own, columns in zip(
-                                masked, top_items(masked, TOP), strict=True
-                            )
-                        ],
-                        COMPLETION: completions,
-                    }
-                )
-            )
-
-    column = pd.Index(ids)
-    prior = popularity_prior(items[POPULARITY].to_numpy())
-    rank_all(POPULARITY, lambda batch: (popularity_scores(prior, len(batch)), None))
-    if encoder_model:
-        rank_all(
-            NEAREST,
-            lambda batch: (
-                nearest_to_history_scores(
-                    [column.get_indexer(list(h)) for h in batch[HISTORY_ITEM_ID]],
-                    item_embeddings["matrix"],
-                    prior,
-                    ranking.prior_weight,
-                ),
-                None,
-            ),
-        )
-    else:
-        logger.info(
-            "rank_items: no encoder_model, the baseline %s is left out", NEAREST
-        )
-    for name, score in _recommenders(
+    rank = _ranker(prompts, items, batch_size, top, "rank_items")
+    recommenders = _recommenders(
         {UNTRAINED: initial_adapter, TRAINED: policy_adapter},
         items,
         item_embeddings,
@@ -176,10 +176,44 @@ def rank_items(
         encoder_model,
         policy,
         ranking,
-    ):
-        rank_all(name, score)
-    rankings = pd.concat(parts, ignore_index=True)
+    )
+    parts = [rank(name, score) for name, score in recommenders]
+    rankings = pd.concat([baseline_rankings, *parts], ignore_index=True)
     return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
+
+
+def _ranker(
+    prompts: pd.DataFrame, items: pd.DataFrame, batch_size: int, top: int, label: str
+) -> Callable[[str, Scorer], pd.DataFrame]:
+    """Return what ranks the catalogue for all test prompts, by a method's scores."""
+    from minirec.policy.rewards import Tasks
+
+    test = prompts[prompts[SPLIT] == TEST].sort_values(N_TOKENS, ascending=False)
+    tasks = Tasks(test, items)
+    ids = items[ITEM_ID].to_numpy()
+
+    def rank(method: str, score: Scorer) -> pd.DataFrame:
+        parts = []
+        for batch in batches(test, batch_size, f"{label}: {method}"):
+            samples = batch[SAMPLE_ID].to_numpy()
+            scores, completions = score(batch)
+            masked, targets = tasks.masked(samples, scores)
+            first = zip(masked, top_items(masked, top), strict=True)
+            shown = [ids[columns[np.isfinite(own[columns])]] for own, columns in first]
+            parts.append(
+                pd.DataFrame(
+                    {
+                        METHOD: method,
+                        SAMPLE_ID: samples,
+                        RANK: target_rank(masked, targets),
+                        TOP_ITEM_ID: shown,
+                        COMPLETION: completions,
+                    }
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    return rank
 
 
 def _recommenders(
@@ -214,37 +248,31 @@ def _by_prompt(policy: Any) -> Scorer:
 def evaluate_rankings(
     rankings: pd.DataFrame,
     prompts: pd.DataFrame,
-    cutoffs: list[int],
+    items: pd.DataFrame,
+    metrics: list[str],
+    bootstrap_draws: int,
+    confidence: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average every metric over the test samples, and compare each two methods.
+
+    Users are drawn, so that several samples of one user count as one.
+    """
+    found = sample_values(rankings, prompts, items, metrics)
+    how = (bootstrap_draws, confidence, seed)
+    return mean_table(found, *how), comparison_table(found, *how)
+
+
+def evaluate_groups(
+    rankings: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    metrics: list[str],
+    groups: int,
     bootstrap_draws: int,
     confidence: float,
     seed: int,
 ) -> pd.DataFrame:
-    """Average HR@k and NDCG@k over the test samples, with bootstrap intervals.
-
-    Intervals resample users, so that several samples of one user count as one.
-    """
-    user = rankings[SAMPLE_ID].map(prompts.set_index(SAMPLE_ID)[USER_ID])
-    rows = []
-    for method, own in rankings.assign(user=user).groupby(METHOD, sort=True):
-        rank = own[RANK].to_numpy()
-        for k in cutoffs:
-            for name, value in (("hr", hit_ratio(rank, k)), ("ndcg", ndcg(rank, k))):
-                mean, low, high = bootstrap_mean(
-                    value,
-                    draws=bootstrap_draws,
-                    confidence=confidence,
-                    seed=seed,
-                    groups=own["user"].to_numpy(),
-                )
-                rows.append(
-                    {
-                        METHOD: method,
-                        METRIC: f"{name}@{k}",
-                        "mean": mean,
-                        "low": low,
-                        "high": high,
-                        "users": own["user"].nunique(),
-                        "samples": len(own),
-                    }
-                )
-    return pd.DataFrame(rows)
+    """Average every metric by length of history and by popularity of the target."""
+    found = sample_values(rankings, prompts, items, metrics)
+    return group_table(found, prompts, items, groups, bootstrap_draws, confidence, seed)

@@ -1,10 +1,12 @@
 """Parameters of the pipeline, as `params:train_eval.*` hold them."""
 
-from typing import Annotated
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, PaceParams, Params
+from minirec.ranking.metrics import COVERAGE, NOVELTY, metric_named
 
 
 class TrainParams(Params):
@@ -16,12 +18,33 @@ class TrainParams(Params):
 
 
 class EvaluationParams(Params):
-    """How many prompts at once, where rankings are cut, and the intervals."""
+    """What ranks beside the policy, and how rankings are summed up."""
 
     batch_size: int = Field(ge=1)
-    k: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    """Prompts that are ranked at once."""
+    baselines: list[Literal["popularity", "nearest", "item_knn"]]
+    neighbours: int = Field(ge=1)
+    """Of an item, that ``item_knn`` keeps."""
+    top_items: int = Field(ge=1)
+    """First items that a ranking holds."""
+    metrics: list[str] = Field(min_length=1)
+    """Names as of `minirec.ranking.metrics.metric_named`."""
+    groups: int = Field(ge=1)
+    """Of samples, by length of history and by popularity of the target."""
     bootstrap_draws: int = Field(ge=100)
     confidence: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def know_the_metrics(self) -> Self:
+        """Refuse metrics that are unknown, or of more items than rankings hold."""
+        for name in self.metrics:
+            kind, k = metric_named(name, "train_eval.evaluation.metrics")
+            if kind in (NOVELTY, COVERAGE) and k and k > self.top_items:
+                raise InputError(
+                    f"train_eval.evaluation.metrics names {name}, and rankings hold "
+                    f"{self.top_items} items: raise train_eval.evaluation.top_items"
+                )
+        return self
 
 
 class TrainEvalParams(Params):

@@ -8,6 +8,14 @@ from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.train_eval import nodes
 from minirec.reporting import figures, trace
 
+EVALUATION = "params:train_eval.evaluation"
+METRICS = f"{EVALUATION}.metrics"
+INTERVALS = [
+    f"{EVALUATION}.bootstrap_draws",
+    f"{EVALUATION}.confidence",
+    "params:seed",
+]
+
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Return the way from the curriculum to metrics."""
@@ -38,8 +46,27 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="plot_policy",
             ),
             Node(
+                nodes.rank_baselines,
+                inputs=[
+                    "prompts",
+                    "interactions",
+                    *CATALOGUE,
+                    "encoder_model",
+                    "params:ranking.prior_weight",
+                    "params:preprocess.window",
+                    f"{EVALUATION}.batch_size",
+                    f"{EVALUATION}.baselines",
+                    f"{EVALUATION}.neighbours",
+                    f"{EVALUATION}.top_items",
+                    "params:seed",
+                ],
+                outputs="baseline_rankings",
+                name="rank_baselines",
+            ),
+            Node(
                 nodes.rank_items,
                 inputs=[
+                    "baseline_rankings",
                     "prompts",
                     *CATALOGUE,
                     "initial_adapter",
@@ -47,29 +74,39 @@ def create_pipeline(**_: Any) -> Pipeline:
                     *MODELS,
                     "params:policy",
                     "params:ranking",
-                    "params:train_eval.evaluation.batch_size",
+                    f"{EVALUATION}.batch_size",
+                    f"{EVALUATION}.top_items",
                 ],
                 outputs="rankings",
                 name="rank_items",
             ),
             Node(
                 nodes.evaluate_rankings,
-                inputs=[
-                    "rankings",
-                    "prompts",
-                    "params:train_eval.evaluation.k",
-                    "params:train_eval.evaluation.bootstrap_draws",
-                    "params:train_eval.evaluation.confidence",
-                    "params:seed",
-                ],
-                outputs="metrics",
+                inputs=["rankings", "prompts", "items", METRICS, *INTERVALS],
+                outputs=["metrics", "comparisons"],
                 name="evaluate_rankings",
+            ),
+            Node(
+                nodes.evaluate_groups,
+                inputs=[
+                    *("rankings", "prompts", "items", METRICS),
+                    f"{EVALUATION}.groups",
+                    *INTERVALS,
+                ],
+                outputs="group_metrics",
+                name="evaluate_groups",
             ),
             Node(
                 figures.plot_metrics,
                 inputs="metrics",
                 outputs="metrics_figure",
                 name="plot_metrics",
+            ),
+            Node(
+                figures.plot_groups,
+                inputs="group_metrics",
+                outputs="group_figure",
+                name="plot_groups",
             ),
             Node(
                 trace.render_traces,
