@@ -21,7 +21,7 @@ from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
 
 COLUMNS = [
-    *("pipeline", "node", "seconds", "peak_memory_gb"),
+    *("pipeline", "node", "datasets", "seconds", "peak_memory_gb"),
     *("tokens_generated", "tokens_trained", "tokens_read", "flops", "finished_at"),
 ]
 
@@ -91,6 +91,7 @@ def test_costs_hold_a_row_for_each_node(tmp_path):
     assert list(costs.columns) == COLUMNS
     assert costs["node"].tolist() == ["score", "select"]
     assert costs["pipeline"].tolist() == ["score", "select"]
+    assert costs["datasets"].tolist() == ["scores", "selection"]
     assert (costs["seconds"] >= 0).all()
     assert (costs["peak_memory_gb"] > 0).all()
     assert pd.to_datetime(costs["finished_at"]).dt.tz is not None
@@ -119,7 +120,7 @@ def test_costs_hold_what_each_nodes_models_did(tmp_path, runner):
     for pipeline in ([first, select_node], [other]):
         run(Pipeline(pipeline), catalog, hook, runner)
 
-    kept = catalog.load("costs").set_index("node")[COLUMNS[4:-1]]
+    kept = catalog.load("costs").set_index("node")[COLUMNS[5:-1]]
     assert kept.loc["score"].tolist() == [1, 2, 3, 4.5]
     assert kept.loc["select"].tolist()[:3] == [6, 0, 0]
     assert math.isnan(kept.loc["select", "flops"])

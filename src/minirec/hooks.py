@@ -182,6 +182,7 @@ class CostHook:
             self._rows[node.name] = {
                 "pipeline": pipeline_of(node),
                 "node": node.name,
+                "datasets": ", ".join(node.outputs),
                 "seconds": round(perf_counter() - self._started[node.name], 3),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
                 **asdict(self._costs[node.name]),

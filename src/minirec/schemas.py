@@ -305,6 +305,7 @@ class Costs(pa.DataFrameModel):
 
     pipeline: Series[str]
     node: Series[str] = pa.Field(unique=True)
+    datasets: Series[str] = pa.Field(description="that it made")
     seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
     peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
     tokens_generated: Series[int] = pa.Field(ge=0, description="that models wrote")

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, PaceParams, Params
 from minirec.ranking.metrics import COVERAGE, NOVELTY, metric_named
+from minirec.training.sasrec import SasrecParams
 
 
 class TrainParams(Params):
@@ -22,9 +23,10 @@ class EvaluationParams(Params):
 
     batch_size: int = Field(ge=1)
     """Prompts that are ranked at once."""
-    baselines: list[Literal["popularity", "nearest", "item_knn"]]
+    baselines: list[Literal["popularity", "nearest", "item_knn", "sasrec"]]
     neighbours: int = Field(ge=1)
     """Of an item, that ``item_knn`` keeps."""
+    sasrec: SasrecParams
     top_items: int = Field(ge=1)
     """First items that a ranking holds."""
     metrics: list[str] = Field(min_length=1)

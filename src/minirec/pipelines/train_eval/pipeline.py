@@ -57,6 +57,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     f"{EVALUATION}.batch_size",
                     f"{EVALUATION}.baselines",
                     f"{EVALUATION}.neighbours",
+                    f"{EVALUATION}.sasrec",
                     f"{EVALUATION}.top_items",
                     "params:seed",
                 ],
