@@ -1,4 +1,5 @@
 import itertools
+import subprocess
 import sys
 
 import numpy as np
@@ -135,6 +136,18 @@ def test_costs_are_counted(interactions):
     weights = 4 * 16 * 16 + 2 * 16 * 32
     attention, logits = 4 * 16 * 2 * 3**2, 2 * 11 * 16 * 2
     assert read.flops == 2 * weights * 6 + attention + logits
+
+
+def test_recbole_does_not_slow_down_the_process():
+    """Of its own accord, it makes torch look for NaN in every gradient."""
+    code = """
+import runpy, torch
+from minirec.training.sasrec import new_model
+tests = runpy.run_path(%r)
+new_model(10, tests["PARAMS"], 4, seed=0)
+assert not torch.is_anomaly_enabled()
+"""
+    subprocess.run([sys.executable, "-c", code % __file__], check=True)
 
 
 def test_a_missing_recbole_is_said(interactions, monkeypatch):

@@ -195,6 +195,9 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
     """
     import torch
 
+    # One of RecBole's modules sets it for the whole process: every step would take
+    # half as long again, in other nodes too.
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     try:
         from recbole.model.sequential_recommender.sasrec import SASRec
     except ImportError as error:
@@ -203,6 +206,8 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
             f"({error}): run `pip install --no-deps -r requirements-sasrec.lock`, or "
             "take sasrec out of that list"
         ) from error
+    finally:
+        torch.autograd.set_detect_anomaly(*anomalies)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = params.model_dump(include=SIZES)
     config = {**FIELDS, **DEFAULTS, **sizes, "MAX_ITEM_LIST_LENGTH": window}
