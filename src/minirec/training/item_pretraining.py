@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from minirec.policy.item_tokens import (
     last_hidden,
     new_policy,
 )
+from minirec.ranking.grounding import mask_seen, target_rank
 from minirec.ranking.metrics import ndcg
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class Histories(NamedTuple):
-    """What a policy is pre-trained on, and what tells it when to stop."""
+    """What a model learns next items from, and what tells it when to stop."""
 
     sequences: list[np.ndarray]
     """Of each user the items to learn, as rows of the catalogue, the oldest first."""
@@ -84,11 +86,13 @@ def pretrained(
 
 
 def histories(
-    interactions: pd.DataFrame, items: pd.DataFrame, windows: int, seed: int
+    interactions: pd.DataFrame,
+    items: pd.DataFrame,
+    windows: int,
+    seed: int,
+    learned: Collection[str] | None = None,
 ) -> Histories:
     """Take the histories to learn, and validation windows, out of the interactions.
-
-    Learned is the split ``pretrain``, or ``train`` where there is no such split.
 
     Parameters
     ----------
@@ -100,6 +104,9 @@ def histories(
         How many validation windows are drawn at most.
     seed
         Of this draw.
+    learned
+        The splits to learn. None: ``pretrain``, or ``train`` where there is no such
+        split.
 
     Raises
     ------
@@ -109,16 +116,18 @@ def histories(
     ordered = interactions.sort_values([USER_ID, POSITION])
     row = pd.Index(items[ITEM_ID]).get_indexer(pd.Index(ordered[ITEM_ID]))
     split = ordered[SPLIT].to_numpy()
-    learned = split == (PRETRAIN if (split == PRETRAIN).any() else TRAIN)
+    if learned is None:
+        learned = [PRETRAIN if (split == PRETRAIN).any() else TRAIN]
+    known = np.isin(split, list(learned))
     first = np.flatnonzero(ordered[POSITION].to_numpy() == 0)
-    parts = zip(np.split(row, first[1:]), np.split(learned, first[1:]), strict=True)
+    parts = zip(np.split(row, first[1:]), np.split(known, first[1:]), strict=True)
     sequences = [own[kept] for own, kept in parts if kept.sum() > 1]
     # a history's first item has no past to be foretold from
     valid = np.flatnonzero((split == VALID) & (ordered[POSITION].to_numpy() > 0))
     if not sequences or not len(valid):
         raise InputError(
-            "policy.kind is item_tokens, and no user has two interactions to pre-train "
-            "on, or none is left to validate by: change preprocess.split"
+            "no user has two interactions to learn next items from, or none is left to "
+            "validate by: change preprocess.split"
         )
     drawn = np.sort(np.random.default_rng(seed).permutation(valid)[:windows])
     start = first[np.searchsorted(first, drawn, side="right") - 1]
@@ -163,34 +172,115 @@ def pretrain(
     """
     import torch
 
-    lm = policy.lm
     optimizer = torch.optim.AdamW(
-        lm.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        policy.lm.parameters(),
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
     )
+    return keep_best(
+        policy.lm,
+        lambda epoch: _epoch(
+            policy, optimizer, data.sequences, window, params, seed, epoch
+        ),
+        lambda: validation_ndcg(policy, data, window),
+        params.epochs,
+        params.patience,
+        len(data.target),
+        label,
+    )
+
+
+def validation_ndcg(policy: ItemPolicy, data: Histories, window: int) -> float:
+    """Return the mean NDCG@10 of the validation windows, seen items masked."""
+    import torch
+
+    def scores(past: list[np.ndarray]) -> np.ndarray:
+        ids = [[policy.n_items, *own[-window:]] for own in past]
+        with torch.inference_mode():
+            hidden = last_hidden(policy.lm, ids)
+            return policy.logits(hidden).float().cpu().numpy()
+
+    return mean_ndcg(scores, data)
+
+
+def mean_ndcg(
+    scores: Callable[[list[np.ndarray]], np.ndarray], data: Histories
+) -> float:
+    """Return a model's mean NDCG@10 of the validation windows, seen items masked.
+
+    Parameters
+    ----------
+    scores
+        From n pasts to scores (n, M).
+    data
+        See `histories`.
+    """
+    total = 0.0
+    for start in range(0, len(data.target), AT_ONCE):
+        past = data.past[start : start + AT_ONCE]
+        target = data.target[start : start + AT_ONCE]
+        rank = target_rank(mask_seen(scores(past), past, target), target)
+        total += float(np.sum(ndcg(rank, CUTOFF)))
+    return total / len(data.target)
+
+
+def keep_best(
+    model: torch.nn.Module,
+    learn: Callable[[int], float],
+    measure: Callable[[], float],
+    epochs: int,
+    patience: int,
+    n_windows: int,
+    label: str,
+) -> pd.DataFrame:
+    """Train epoch by epoch, and leave the model as it was at its best.
+
+    Parameters
+    ----------
+    model
+        Whose parameters are trained.
+    learn
+        Trains the epoch of that number, from 0, and returns its mean loss.
+    measure
+        Returns NDCG@10 of the model as it is.
+    epochs
+        At most.
+    patience
+        Epochs in which that has not risen, after which training stops.
+    n_windows
+        That it is measured on.
+    label
+        What the progress bar says.
+
+    Returns
+    -------
+    DataFrame
+        A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+    """
+    import torch
+
     best, best_epoch, rows = -1.0, -1, []
     kept: dict[str, torch.Tensor] = {}
-    with tqdm(total=params.epochs, desc=label, unit=" epochs") as bar:
-        for epoch in range(params.epochs):
-            loss = _epoch(
-                policy, optimizer, data.sequences, window, params, seed, epoch
-            )
-            found = validation_ndcg(policy, data, window)
+    with tqdm(total=epochs, desc=label, unit=" epochs") as bar:
+        for epoch in range(epochs):
+            loss = learn(epoch)
+            found = measure()
             rows.append({"epoch": epoch, "loss": loss, f"ndcg@{CUTOFF}": found})
             bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found:.4f}"})
             bar.update(1)
             if found > best:
                 best, best_epoch = found, epoch
-                kept = {n: p.detach().clone() for n, p in lm.named_parameters()}
-            elif epoch - best_epoch >= params.patience:
+                kept = {n: p.detach().clone() for n, p in model.named_parameters()}
+            elif epoch - best_epoch >= patience:
                 break
     with torch.no_grad():
-        for name, parameter in lm.named_parameters():
+        for name, parameter in model.named_parameters():
             parameter.copy_(kept[name])
     logger.info(
         "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
         label,
         CUTOFF,
-        len(data.target),
+        n_windows,
         best,
         best_epoch + 1,
         len(rows),
@@ -198,25 +288,47 @@ def pretrain(
     return pd.DataFrame(rows)
 
 
-def validation_ndcg(policy: ItemPolicy, data: Histories, window: int) -> float:
-    """Return the mean NDCG@10 of the validation windows, seen items masked."""
-    import torch
+def cut(
+    sequences: list[np.ndarray],
+    length: int,
+    batch_size: int,
+    noise: np.random.Generator,
+) -> list[list[np.ndarray]]:
+    """Cut the sequences of an epoch into pieces, and these into batches.
 
-    total = 0.0
-    for start in range(0, len(data.target), AT_ONCE):
-        past = data.past[start : start + AT_ONCE]
-        target = data.target[start : start + AT_ONCE]
-        ids = [[policy.n_items, *own[-window:]] for own in past]
-        with torch.inference_mode():
-            logits = policy.logits(last_hidden(policy.lm, ids)).float().cpu().numpy()
-        place = np.arange(len(past))
-        own = logits[place, target]
-        for row, seen in enumerate(past):
-            logits[row, seen] = -np.inf
-        logits[place, target] = own
-        rank = (logits >= own[:, None]).sum(1) - 1
-        total += float(np.sum(ndcg(rank, CUTOFF)))
-    return total / len(data.target)
+    Parameters
+    ----------
+    sequences
+        Each is cut into pieces of ``length`` items, the first one shorter at random.
+    length
+        Items of a piece, at most.
+    batch_size
+        Pieces of a batch.
+    noise
+        Draws the cuts and the order.
+
+    Returns
+    -------
+    list of list of ndarray
+        Batches in random order. Pieces of like length are together, the longest first,
+        as a batch is padded to it.
+    """
+    pieces = [
+        piece
+        for own in sequences
+        for piece in np.split(
+            own, np.arange(noise.integers(1, length + 1), len(own), length)
+        )
+        if len(piece)
+    ]
+    order = noise.permutation(len(pieces))
+    lengths = np.array([len(piece) for piece in pieces])
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    batches = [
+        [pieces[i] for i in order[first : first + batch_size]]
+        for first in range(0, len(order), batch_size)
+    ]
+    return [batches[number] for number in noise.permutation(len(batches))]
 
 
 def _epoch(
@@ -232,26 +344,9 @@ def _epoch(
     import torch
 
     noise = np.random.default_rng([seed, epoch])
-    pieces = [
-        piece
-        for own in sequences
-        for piece in np.split(
-            own, np.arange(noise.integers(1, window + 1), len(own), window)
-        )
-        if len(piece)
-    ]
-    order = noise.permutation(len(pieces))
-    # pieces of like length side by side: a batch is padded to its longest
-    lengths = np.array([len(piece) for piece in pieces])
-    order = order[np.argsort(-lengths[order], kind="stable")]
-    batches = [
-        order[i : i + params.batch_size]
-        for i in range(0, len(order), params.batch_size)
-    ]
     policy.lm.train()
     loss_sum, n_tokens = 0.0, 0
-    for number in noise.permutation(len(batches)):
-        batch = [pieces[i] for i in batches[number]]
+    for batch in cut(sequences, window, params.batch_size, noise):
         width = len(batch[0])
         ids = np.full((len(batch), width + 1), policy.n_items)
         labels = np.full((len(batch), width), -100)
