@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -186,7 +187,8 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
     """Return RecBole's SASRec with random weights, on a GPU if there is one.
 
     What it is asked for is not one position of each row, its last, but those of all
-    rows that `_batch` names.
+    rows that `_batch` names. Weights are drawn as RecBole draws them, and dropout as
+    ever, but from a generator of the model's own: other nodes may draw meanwhile.
 
     Raises
     ------
@@ -211,12 +213,37 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = params.model_dump(include=SIZES)
     config = {**FIELDS, **DEFAULTS, **sizes, "MAX_ITEM_LIST_LENGTH": window}
-    torch.manual_seed(seed)
-    model: Any = SASRec(
-        {**config, "device": device}, SimpleNamespace(num=lambda _: n_items + 1)
-    )
+    with torch.device("meta"):  # no weights yet, and nothing drawn
+        model: Any = SASRec(
+            {**config, "device": device}, SimpleNamespace(num=lambda _: n_items + 1)
+        )
+    model.to_empty(device=device)
     model.gather_indexes = lambda output, place: output.flatten(0, 1)[place]
-    return model.to(device).eval()
+    noise = torch.Generator(device).manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(
+                module.weight, std=model.initializer_range, generator=noise
+            )
+        if isinstance(module, torch.nn.LayerNorm):
+            torch.nn.init.ones_(module.weight)
+        if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
+            torch.nn.init.zeros_(module.bias)
+        if isinstance(module, torch.nn.Dropout):
+            module.forward = partial(_drop, module, noise)  # type: ignore[method-assign]
+    return model.eval()
+
+
+def _drop(
+    module: torch.nn.Dropout, noise: torch.Generator, x: torch.Tensor
+) -> torch.Tensor:
+    """Drop out as the module does, by another generator."""
+    import torch
+
+    if not module.training:
+        return x
+    kept = torch.rand(x.shape, generator=noise, device=x.device) >= module.p
+    return x * kept / (1 - module.p)
 
 
 def _batch(
