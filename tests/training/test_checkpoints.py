@@ -124,7 +124,10 @@ def checkpoint(tmp_path):
         scheduler.step()
     state = TrainerState(global_step=3)
     earned = [(4, 0.25)]
-    checkpoints.write(tmp_path, state, {"a": parameter}, optimizer, scheduler, earned)
+    beside = {"b": torch.zeros(1)}
+    checkpoints.write(
+        tmp_path, state, {"a": parameter}, optimizer, scheduler, earned, beside
+    )
     return optimizer, scheduler, tmp_path
 
 
@@ -142,6 +145,8 @@ def test_a_checkpoint_gives_back_what_it_was_given(checkpoint):
         assert torch.equal(found["state"][0][name], value)
     assert schedule.state_dict() == scheduler.state_dict()
     assert checkpoints.read_earned(last) == [(4, 0.25)]
+    assert checkpoints.read_others(last) == {"b": torch.zeros(1)}
+    assert checkpoints.read_state(last).global_step == 3
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "sha256.json"])

@@ -374,7 +374,9 @@ def consumed_table(
     # a pace draws all that it draws, and has nothing to fill
     table = table.assign(stage=table[SAMPLE_ID].map(stage), padding=beyond & (not pace))
     if n := int(table["padding"].sum()):
-        logger.info("%s: %d prompts of the last stage again fill a step", label, n)
+        logger.info(
+            "%s: the last step is filled by %d more of the last stage", label, n
+        )
     if unseen := len(curriculum) - table[SAMPLE_ID].nunique():
         logger.warning(
             "%s: %d of %d samples were not reached at this pace: see table consumed",
