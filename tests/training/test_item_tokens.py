@@ -10,10 +10,11 @@ from minirec.policy.item_tokens import (
     sample_slates,
     seen_mask,
 )
-from minirec.policy.params import GRPOParams, PretrainingParams
+from minirec.policy.params import GRPOParams, PaceParams, PretrainingParams
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import TRAINING
 from minirec.training import item_grpo, item_pretraining
+from minirec.training.grpo import Checkpoints
 from minirec.training.item_grpo import train_items
 from minirec.training.item_settings import item_settings
 
@@ -32,20 +33,24 @@ def settings(**given):
     return item_settings(GRPOParams.model_validate({**params, **given}))
 
 
-def train(tiny, policy, given, reward=nth, steps_of=2, seed=3):
-    tasks = Tasks(tiny.POOL, tiny.ITEMS)
+def train(tiny, policy, given, reward=nth, steps_of=2, seed=3, pace=None, kept=None):
     return train_items(
         policy,
         CURRICULUM,
         tiny.prompts(),
-        tasks,
+        Tasks(tiny.POOL, tiny.ITEMS),
         reward,
         given,
         steps_of,
-        None,
+        pace,
         seed,
         "test",
+        kept,
     )
+
+
+def weights_of(policy):
+    return get_weights(policy.lm, policy.tokenizer)["tensors"]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -125,6 +130,38 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(tiny, policy_para
     one, same, other = found
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_was_cut_short_ends_as_if_it_had_not_been(tiny, policy_params, tmp_path):
+    """At a pace, with a reference and momenta: all that a wrong state would show in."""
+    given = tiny.params(policy_params, dtype="float32")
+    own = settings(num_train_epochs=4, beta=0.3, weight_decay=0.1)
+    pace = PaceParams(rise=0.1, window=2, max_passes=2)
+
+    def failing(ranks, scores, targets):
+        calls.append(1)
+        if len(calls) >= 4:
+            raise OSError("the lights went out")
+        return nth(ranks, scores, targets)
+
+    calls = []
+    whole, cut, resumed, again = (tiny.make(given) for _ in range(4))
+    expected, order = train(tiny, whole, own, pace=pace)
+    assert len(expected) == 6
+    kept = Checkpoints(tmp_path / "key", steps=2)
+    with pytest.raises(InputError, match=r"failed for sample \d: OSError: the lights"):
+        train(tiny, cut, own, failing, pace=pace, kept=kept)
+    assert [path.name for path in kept.folder.iterdir()] == ["step-00000002"]
+    log, consumed = train(tiny, resumed, own, pace=pace, kept=kept)
+    one, other = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert consumed == order
+    timed = ["step_time", "tokens_per_second"]
+    pd.testing.assert_frame_equal(log.drop(columns=timed), expected.drop(columns=timed))
+    # what is finished is not trained again
+    train(tiny, again, own, failing, pace=pace, kept=kept)
+    other = weights_of(again)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_training_raises_the_reward(tiny, policy_params):
@@ -213,6 +250,58 @@ def test_pretraining_learns_what_comes_next_and_is_repeatable(
         found.append(after)
     # of 8 items 5 are seen: a guess has the target first, second or third
     assert found[0] == found[1] > (1 + 1 / np.log2(3) + 0.5) / 3
+
+
+def test_pretraining_that_was_cut_short_ends_as_if_it_had_not_been(
+    tiny, policy_params, interactions, tmp_path, monkeypatch
+):
+    """The second epoch is the best, the third is cut; two more, and patience ends."""
+    data = item_pretraining.histories(interactions, tiny.ITEMS, 50, seed=0)
+    params = PretrainingParams.model_validate({**tiny.PRETRAINING, "epochs": 9})
+    measure = {0: 0.1, 1: 0.3, 2: 0.2, 3: 0.3}
+
+    def pretrain(cut_in=None, folder=None):
+        policy = tiny.make(tiny.params(policy_params, dtype="float32"))
+        epoch = item_pretraining._epoch
+
+        def one_epoch(*args):
+            numbers.append(args[-1])
+            if args[-1] == cut_in:
+                raise KeyboardInterrupt
+            return epoch(*args)
+
+        with monkeypatch.context() as changed:
+            changed.setattr(item_pretraining, "_epoch", one_epoch)
+            changed.setattr(
+                item_pretraining, "validation_ndcg", lambda *_: measure[numbers[-1]]
+            )
+            log = item_pretraining.pretrain(policy, data, 4, params, 0, "test", folder)
+        return weights_of(policy), log
+
+    numbers = []
+    whole, expected = pretrain()
+    assert numbers == [0, 1, 2, 3]
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cut_in=2, folder=tmp_path / "key")
+    numbers.clear()
+    resumed, log = pretrain(folder=tmp_path / "key")
+    assert numbers == [2, 3]
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    pd.testing.assert_frame_equal(log, expected)
+    numbers.clear()
+    again, _ = pretrain(folder=tmp_path / "key")
+    assert numbers == []
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_pretraining_that_diverges_is_told(tiny, policy_params, interactions):
+    data = item_pretraining.histories(interactions, tiny.ITEMS, 50, seed=0)
+    params = PretrainingParams.model_validate(
+        {**tiny.PRETRAINING, "learning_rate": 1e30}
+    )
+    policy = tiny.make(tiny.params(policy_params, dtype="float32"))
+    with pytest.raises(InputError, match="loss of epoch 1 is not finite: lower policy"):
+        item_pretraining.pretrain(policy, data, 4, params, 0, "test")
 
 
 def test_pretraining_stops_when_it_no_longer_helps(

@@ -8,10 +8,11 @@ import torch
 
 from minirec.costs import counting
 from minirec.errors import InputError
+from minirec.execution.params import ExecutionParams
 from minirec.policy.loading import get_adapter
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
 from minirec.ranking.encoder import encode, load_encoder
-from minirec.training import checkpoints
+from minirec.training import checkpoints, launched
 from minirec.training.grpo import Checkpoints, train_adapter
 from minirec.training.launched import train_in_processes
 
@@ -50,6 +51,59 @@ def inputs(learner, prompts, items, policy_model, encoder_model, policy_params):
         "seed": 3,
         "label": "test",
     }
+
+
+BAD_REWARDS = """
+import numpy as np
+
+def nowhere(ranks, scores, targets):
+    return np.full(len(ranks), np.nan)
+
+def too_few(ranks, scores, targets):
+    return np.ones(len(ranks) - 1)
+
+def of_all_scores(ranks, scores, targets):
+    return scores.mean(axis=1)  # those of seen items are -inf
+"""
+
+
+@pytest.mark.parametrize("accelerate", [None, {"num_processes": 2}])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("adapter", "the adapter does not fit policy_model"),
+        ("checkpoint", "step-00000002 is not as it was written: delete this folder"),
+        ("nowhere", r"made up: ranking.reward \(bad_rewards.nowhere\) .* not finite"),
+        ("too_few", r"array of shape \(1,\) for 2 completions: return one number"),
+        ("of_all_scores", r"bad_rewards.of_all_scores\) .* is not finite"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_training(
+    inputs, parameters, tmp_path, monkeypatch, name, sentence, accelerate
+):
+    def begin(*_, **__):
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr(launched, "train_adapter", begin)
+    monkeypatch.setattr(launched, "train_in_processes", begin)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bad_rewards.py").write_text(BAD_REWARDS)
+    folder = tmp_path / "checkpoints" / "test" / "key"
+    if name == "adapter":
+        inputs["adapter"] = {**inputs["adapter"], "tensors": {}}
+    elif name == "checkpoint":
+        (folder / "step-00000002").mkdir(parents=True)
+    else:
+        reward = f"bad_rewards.{name}"
+        inputs["ranking"] = RankingParams(prior_weight=0.0, reward=reward)
+    execution = {**parameters["execution"], "accelerate": accelerate}
+    with pytest.raises(InputError, match=sentence):
+        launched.train(
+            inputs,
+            tmp_path / "checkpoints",
+            "key",
+            ExecutionParams.model_validate(execution),
+        )
 
 
 OPTIONS = {"num_processes": 2, "main_process_port": 0}

@@ -15,7 +15,7 @@ import pandas as pd
 from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
 from minirec.policy.head import HeadPolicy
 from minirec.policy.loading import get_adapter
-from minirec.policy.rewards import Tasks, Written, reward_completions, try_reward
+from minirec.policy.rewards import Tasks, Written, reward_completions
 from minirec.policy.rollouts import TRAINING, sample_completions
 from minirec.policy.text import Policy, load_catalogue, load_policy
 from minirec.ranking.rewards import weighted_sum
@@ -90,8 +90,6 @@ def train_adapter(
     kept
         See `train_grpo`.
     """
-    reward = weighted_sum(ranking.rewards)
-    try_reward(reward, len(items))
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     learner = load_policy(policy_model, adapter, catalogue, policy)
     training = train_grpo(
@@ -99,7 +97,7 @@ def train_adapter(
         curriculum,
         prompts,
         Tasks(prompts, items),
-        reward,
+        weighted_sum(ranking.rewards),
         grpo,
         prompts_per_step,
         pace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,8 +28,10 @@ from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     new_policy,
+    set_weights,
 )
 from minirec.ranking.metrics import ndcg
+from minirec.training import checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +63,7 @@ def pretrained(
     window: int,
     seed: int,
     label: str,
+    folder: Path,
 ) -> Adapter:
     """Make and pre-train a policy, and return all its weights.
 
@@ -71,15 +75,17 @@ def pretrained(
         Parameters.
     label
         What the progress bar says.
+    folder
+        See `pretrain`.
 
     Raises
     ------
     InputError
-        As `histories`.
+        As `histories` and `pretrain`.
     """
     data = histories(interactions, items, params.pretraining.validation_windows, seed)
     policy = new_policy(items, params, dtype, window, seed)
-    pretrain(policy, data, window, params.pretraining, seed, label)
+    pretrain(policy, data, window, params.pretraining, seed, label, folder)
     return get_weights(policy.lm, policy.tokenizer)
 
 
@@ -133,6 +139,7 @@ def pretrain(
     params: PretrainingParams,
     seed: int,
     label: str,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Pre-train the policy in place, and leave it as it was at its best.
 
@@ -155,47 +162,77 @@ def pretrain(
         Of the order and the cuts.
     label
         What the progress bar says.
+    folder
+        For a checkpoint after each epoch. Where there is one, training goes on behind
+        it, and ends with the weights that it would have had without the interruption.
 
     Returns
     -------
     DataFrame
         A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+
+    Raises
+    ------
+    InputError
+        If the last checkpoint is damaged, or the loss is not finite.
     """
     import torch
+    from transformers import TrainerState
 
     lm = policy.lm
     optimizer = torch.optim.AdamW(
         lm.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
     )
-    best, best_epoch, rows = -1.0, -1, []
-    kept: dict[str, torch.Tensor] = {}
-    with tqdm(total=params.epochs, desc=label, unit=" epochs") as bar:
-        for epoch in range(params.epochs):
+    measured = f"ndcg@{CUTOFF}"
+    rows: list[dict[str, float]] = []
+    kept: dict[str, torch.Tensor] = {}  # the weights at their best
+    if last := checkpoints.last_of(folder) if folder else None:
+        set_weights(policy, {"config": {}, "tensors": checkpoints.read_adapter(last)})
+        checkpoints.restore(last, optimizer, None)
+        kept = checkpoints.read_others(last)
+        rows = checkpoints.read_state(last).log_history
+        logger.info("%s goes on behind %s", label, last)
+    found = [row[measured] for row in rows]
+    with tqdm(
+        total=params.epochs, initial=len(rows), desc=label, unit=" epochs"
+    ) as bar:
+        for epoch in range(len(rows), params.epochs):
+            if epoch - _best(found) > params.patience:
+                break
             loss = _epoch(
                 policy, optimizer, data.sequences, window, params, seed, epoch
             )
-            found = validation_ndcg(policy, data, window)
-            rows.append({"epoch": epoch, "loss": loss, f"ndcg@{CUTOFF}": found})
-            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found:.4f}"})
+            if not np.isfinite(loss):
+                raise InputError(
+                    f"{label}: the loss of epoch {epoch + 1} is not finite: lower "
+                    "policy.item_tokens.pretraining.learning_rate"
+                )
+            found.append(validation_ndcg(policy, data, window))
+            rows.append({"epoch": epoch, "loss": loss, measured: found[-1]})
+            weights = get_weights(lm, policy.tokenizer)["tensors"]
+            if _best(found) == epoch:
+                kept = weights
+            if folder:
+                state = TrainerState(global_step=epoch + 1, log_history=rows)
+                checkpoints.write(folder, state, weights, optimizer, None, [], kept)
+            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found[-1]:.4f}"})
             bar.update(1)
-            if found > best:
-                best, best_epoch = found, epoch
-                kept = {n: p.detach().clone() for n, p in lm.named_parameters()}
-            elif epoch - best_epoch >= params.patience:
-                break
-    with torch.no_grad():
-        for name, parameter in lm.named_parameters():
-            parameter.copy_(kept[name])
+    set_weights(policy, {"config": {}, "tensors": kept})
     logger.info(
         "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
         label,
         CUTOFF,
         len(data.target),
-        best,
-        best_epoch + 1,
+        max(found),
+        _best(found) + 1,
         len(rows),
     )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["epoch", "loss", measured])
+
+
+def _best(found: list[float]) -> int:
+    """Return the first epoch of the highest NDCG; none was measured yet: 0."""
+    return int(np.argmax(found)) if found else 0
 
 
 def validation_ndcg(policy: ItemPolicy, data: Histories, window: int) -> float:
