@@ -188,7 +188,10 @@ def test_a_weight_on_it_keeps_the_divergence_small(tiny, policy_params):
     ("given", "message"),
     [
         ({"num_iterations": 2}, r"grpo.num_iterations is not 1"),
-        ({"top_k": 5}, r"grpo.top_k has no meaning where policy.kind is item_tokens"),
+        (
+            {"epsilon": 0.1},
+            r"grpo.epsilon has no meaning where policy.kind is item_tokens",
+        ),
         ({"scale_rewards": "batch"}, r"'batch': give group or none"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
+from minirec.errors import InputError
 from minirec.policy.head import HeadPolicy
 from minirec.policy.loading import get_adapter
 from minirec.policy.rewards import Tasks, Written, reward_completions
@@ -160,7 +161,7 @@ def train_grpo(
     Raises
     ------
     InputError
-        If the last checkpoint is damaged, or the reward fails.
+        If the last checkpoint is damaged, TRL refuses a setting, or the reward fails.
     RuntimeError
         If TRL consumed the prompts in another order than they were drawn in.
     """
@@ -212,23 +213,25 @@ def train_grpo(
     data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
     order = drawing()
     with scratch_folder() as folder:
-        config = GRPOConfig(
-            **{
-                **quiet_trainer(),
-                "output_dir": folder,
-                "num_train_epochs": 1,  # `draw` repeats what is to be repeated
-                "steps_per_generation": grpo.gradient_accumulation_steps,
-                "shuffle_dataset": False,
-                "max_completion_length": policy.params.sampling.max_new_tokens,
-                "temperature": policy.params.sampling.temperature,
-                "lr_scheduler_type": "constant",
-                "seed": seed,
-                **grpo.config(),
-                **_batches(grpo, prompts_per_step),
-                **_saving(kept, grpo),
-                **_stopping(policy, grpo),
-            }
-        )
+        given = {
+            **quiet_trainer(),
+            "output_dir": folder,
+            "num_train_epochs": 1,  # `draw` repeats what is to be repeated
+            "steps_per_generation": grpo.gradient_accumulation_steps,
+            "shuffle_dataset": False,
+            "max_completion_length": policy.params.sampling.max_new_tokens,
+            "temperature": policy.params.sampling.temperature,
+            "lr_scheduler_type": "constant",
+            "seed": seed,
+            **grpo.config(),
+            **_batches(grpo, prompts_per_step),
+            **_saving(kept, grpo),
+            **_stopping(policy, grpo),
+        }
+        try:
+            config = GRPOConfig(**given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"TRL refuses the settings of grpo: {error}") from error
         trainer_of: Callable[..., PackedGRPOTrainer] = PackedGRPOTrainer
         if isinstance(policy, HeadPolicy):
             from minirec.training.head_trainer import HeadGRPOTrainer
