@@ -4,16 +4,23 @@ import pytest
 import torch
 
 from minirec.errors import InputError
+from minirec.execution.params import ExecutionParams
 from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     sample_slates,
     seen_mask,
 )
-from minirec.policy.params import GRPOParams, PaceParams, PretrainingParams
+from minirec.policy.params import (
+    GRPOParams,
+    PaceParams,
+    PretrainingParams,
+    RankingParams,
+)
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import TRAINING
-from minirec.training import item_grpo, item_pretraining
+from minirec.schemas import TrainingLog
+from minirec.training import checkpoints, item_grpo, item_pretraining, launched
 from minirec.training.grpo import Checkpoints
 from minirec.training.item_grpo import train_items
 from minirec.training.item_settings import item_settings
@@ -162,6 +169,49 @@ def test_what_was_cut_short_ends_as_if_it_had_not_been(tiny, policy_params, tmp_
     train(tiny, again, own, failing, pace=pace, kept=kept)
     other = weights_of(again)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_trained_by_parameters_and_its_curves_go_to_tensorboard(
+    tiny, policy_params, parameters, tmp_path
+):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason='pip install "tensorboard~=2.21"',
+    )
+    given = tiny.params(policy_params)
+    policy = tiny.make(given)
+    curves = str(tmp_path / "curves")
+    adapter, training = launched.train(
+        {
+            "adapter": get_weights(policy.lm, policy.tokenizer),
+            "curriculum": CURRICULUM,
+            "prompts": tiny.prompts(),
+            "items": tiny.ITEMS,
+            "policy": given,
+            "ranking": RankingParams(
+                prior_weight=0.0, reward="minirec.ranking.rewards.slate_ndcg"
+            ),
+            "grpo": GRPOParams(learning_rate=0.01, num_generations=6, beta=0.0),
+            "prompts_per_step": 2,
+            "pace": None,
+            "seed": 3,
+            "label": "test",
+        },
+        tmp_path / "checkpoints",
+        "key",
+        ExecutionParams.model_validate(
+            {**parameters["execution"], "tensorboard": curves}
+        ),
+    )
+    log = TrainingLog.validate(training.log)
+    read = events.EventAccumulator(str(tmp_path / "curves" / "test")).Reload()
+    rewards = [each.value for each in read.Scalars("train/reward")]
+    np.testing.assert_allclose(rewards, log["reward"], rtol=2**-23)  # float32
+    assert training.consumed["sample_id"].tolist() == [9, 4, 7, 7]
+    assert training.consumed["padding"].tolist() == [False] * 3 + [True]
+    (last,) = (tmp_path / "checkpoints" / "test" / "key").iterdir()
+    kept = checkpoints.read_adapter(last)
+    assert all(torch.equal(kept[n], t) for n, t in adapter["tensors"].items())
 
 
 def test_training_raises_the_reward(tiny, policy_params):
