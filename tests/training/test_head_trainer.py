@@ -263,23 +263,24 @@ def test_no_vector_is_stale_after_training(policy, monkeypatch):
 
 
 def test_checkpoints_change_nothing_and_keep_who_read_the_items(made, tmp_path):
-    """Cut after the first step: in the second, items are those that the start read."""
+    """Cut in the fourth step, whose items were read by the adapter of the third."""
 
     def failing(ranks, scores, targets):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise InterruptedError
         return of_target(ranks, scores, targets)
 
     calls = []
     whole, cut, resumed, without = made(), made(), made(), made()
-    train(without, of_target)
-    log = train(whole, of_target, Checkpoints(tmp_path / "whole", steps=1)).log
+    train(without, of_target, num_train_epochs=2)
+    own = Checkpoints(tmp_path / "whole", steps=1)
+    log = train(whole, of_target, own, num_train_epochs=2).log
     kept = Checkpoints(tmp_path / "cut", steps=1)
     with pytest.raises(InputError, match="InterruptedError"):
-        train(cut, failing, kept)
-    assert [path.name for path in kept.folder.iterdir()] == ["step-00000001"]
-    again = train(resumed, of_target, kept).log
+        train(cut, failing, kept, num_train_epochs=2)
+    assert [path.name for path in kept.folder.iterdir()] == ["step-00000003"]
+    again = train(resumed, of_target, kept, num_train_epochs=2).log
     assert again["reward"].tolist() == log["reward"].tolist()
     assert (whole.item_vectors == without.item_vectors).all()
     assert (resumed.item_vectors == without.item_vectors).all()
