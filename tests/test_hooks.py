@@ -355,6 +355,14 @@ def test_a_number_is_what_was_checked(parameters):
     assert checked(given)["mine"] == {"seed": "42"}
 
 
+def test_a_run_that_a_launcher_multiplies_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"one of 2 .*\.accelerate: \{num_processes: 2\}"
+    ):
+        InputHook().before_pipeline_run(run_params={"runner": "SequentialRunner"})
+
+
 def test_an_input_error_is_raised_as_itself():
     cause = InputError("`scores` is empty; lower `preprocess.k_core`.")
     with pytest.raises(InputError) as raised:

@@ -135,7 +135,7 @@ SERVER = {
         ("policy.kind=text", "space is weights, which policy.kind text does not have"),
         ("score.gradients.space=lora", "take weights, hidden or hessian"),
         ("score.probe.server=given", "score.probe.server is for text"),
-        ("train_eval.train.grpo.top_k=5", "grpo.top_k has no meaning"),
+        ("train_eval.train.grpo.epsilon=0.1", "grpo.epsilon has no meaning"),
         ("policy.item_tokens.num_attention_heads=3", "no multiple of twice"),
         ("policy.dtype=bfloat16", "policy.dtype is bfloat16, .* take float32"),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -28,9 +29,11 @@ from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     new_policy,
+    set_weights,
 )
 from minirec.ranking.grounding import mask_seen, target_rank
 from minirec.ranking.metrics import ndcg
+from minirec.training import checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +65,7 @@ def pretrained(
     window: int,
     seed: int,
     label: str,
+    folder: Path,
 ) -> Adapter:
     """Make and pre-train a policy, and return all its weights.
 
@@ -73,15 +77,17 @@ def pretrained(
         Parameters.
     label
         What the progress bar says.
+    folder
+        See `pretrain`.
 
     Raises
     ------
     InputError
-        As `histories`.
+        As `histories` and `pretrain`.
     """
     data = histories(interactions, items, params.pretraining.validation_windows, seed)
     policy = new_policy(items, params, dtype, window, seed)
-    pretrain(policy, data, window, params.pretraining, seed, label)
+    pretrain(policy, data, window, params.pretraining, seed, label, folder)
     return get_weights(policy.lm, policy.tokenizer)
 
 
@@ -142,6 +148,7 @@ def pretrain(
     params: PretrainingParams,
     seed: int,
     label: str,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Pre-train the policy in place, and leave it as it was at its best.
 
@@ -164,29 +171,55 @@ def pretrain(
         Of the order and the cuts.
     label
         What the progress bar says.
+    folder
+        For a checkpoint after each epoch. Where there is one, training goes on behind
+        it, and ends with the weights that it would have had without the interruption.
 
     Returns
     -------
     DataFrame
         A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+
+    Raises
+    ------
+    InputError
+        If the last checkpoint is damaged, or the loss is not finite.
     """
     import torch
+    from transformers import TrainerState
 
     optimizer = torch.optim.AdamW(
         policy.lm.parameters(),
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
     )
+    rows: list[dict[str, float]] = []
+    kept: dict[str, torch.Tensor] = {}
+    if last := checkpoints.last_of(folder) if folder else None:
+        set_weights(policy, {"config": {}, "tensors": checkpoints.read_adapter(last)})
+        checkpoints.restore(last, optimizer, None)
+        kept = checkpoints.read_others(last)
+        rows = checkpoints.read_state(last).log_history
+        logger.info("%s goes on behind %s", label, last)
+
+    def save(weights: dict[str, torch.Tensor], best: dict[str, torch.Tensor]) -> None:
+        if folder:
+            state = TrainerState(global_step=len(rows), log_history=rows)
+            checkpoints.write(folder, state, weights, optimizer, None, [], best)
+
     return keep_best(
         policy.lm,
         lambda epoch: _epoch(
             policy, optimizer, data.sequences, window, params, seed, epoch
         ),
         lambda: validation_ndcg(policy, data, window),
-        params.epochs,
-        params.patience,
+        params,
+        "policy.item_tokens.pretraining",
         len(data.target),
         label,
+        rows,
+        kept,
+        save,
     )
 
 
@@ -224,14 +257,29 @@ def mean_ndcg(
     return total / len(data.target)
 
 
+class Stopping(Protocol):
+    """Parameters that say when `keep_best` stops."""
+
+    @property
+    def epochs(self) -> int:
+        """At most."""
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better NDCG@10, after which it stops."""
+
+
 def keep_best(
     model: torch.nn.Module,
     learn: Callable[[int], float],
     measure: Callable[[], float],
-    epochs: int,
-    patience: int,
+    params: Stopping,
+    parameter: str,
     n_windows: int,
     label: str,
+    rows: list[dict[str, float]],
+    kept: dict[str, torch.Tensor],
+    save: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None],
 ) -> pd.DataFrame:
     """Train epoch by epoch, and leave the model as it was at its best.
 
@@ -243,49 +291,73 @@ def keep_best(
         Trains the epoch of that number, from 0, and returns its mean loss.
     measure
         Returns NDCG@10 of the model as it is.
-    epochs
-        At most.
-    patience
-        Epochs in which that has not risen, after which training stops.
+    params, parameter
+        When it stops, and the full path of these parameters, for messages.
     n_windows
         That it is measured on.
     label
         What the progress bar says.
+    rows, kept
+        What an interrupted training had written, and its weights at their best; both
+        empty at the beginning. Rows are added in place.
+    save
+        Called after each epoch with the weights, and with those at their best.
 
     Returns
     -------
     DataFrame
         A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+
+    Raises
+    ------
+    InputError
+        If the loss is not finite.
     """
     import torch
 
-    best, best_epoch, rows = -1.0, -1, []
-    kept: dict[str, torch.Tensor] = {}
-    with tqdm(total=epochs, desc=label, unit=" epochs") as bar:
-        for epoch in range(epochs):
-            loss = learn(epoch)
-            found = measure()
-            rows.append({"epoch": epoch, "loss": loss, f"ndcg@{CUTOFF}": found})
-            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found:.4f}"})
-            bar.update(1)
-            if found > best:
-                best, best_epoch = found, epoch
-                kept = {n: p.detach().clone() for n, p in model.named_parameters()}
-            elif epoch - best_epoch >= patience:
+    measured = f"ndcg@{CUTOFF}"
+    found = [row[measured] for row in rows]
+    with tqdm(
+        total=params.epochs, initial=len(rows), desc=label, unit=" epochs"
+    ) as bar:
+        for epoch in range(len(rows), params.epochs):
+            if epoch - _best(found) > params.patience:
                 break
+            loss = learn(epoch)
+            if not np.isfinite(loss):
+                raise InputError(
+                    f"{label}: the loss of epoch {epoch + 1} is not finite: lower "
+                    f"{parameter}.learning_rate"
+                )
+            found.append(measure())
+            rows.append({"epoch": epoch, "loss": loss, measured: found[-1]})
+            weights = {
+                name: own.detach().cpu().clone()
+                for name, own in model.named_parameters()
+            }
+            if _best(found) == epoch:
+                kept = weights
+            save(weights, kept)
+            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found[-1]:.4f}"})
+            bar.update(1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(kept[name])
+        for name, own in model.named_parameters():
+            own.copy_(kept[name])
     logger.info(
         "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
         label,
         CUTOFF,
         n_windows,
-        best,
-        best_epoch + 1,
+        max(found),
+        _best(found) + 1,
         len(rows),
     )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["epoch", "loss", measured])
+
+
+def _best(found: list[float]) -> int:
+    """Return the first epoch of the highest NDCG; none was measured yet: 0."""
+    return int(np.argmax(found)) if found else 0
 
 
 def cut(

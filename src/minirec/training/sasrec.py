@@ -84,8 +84,8 @@ class SasrecParams(Params):
         """Refuse heads that do not share the hidden size evenly."""
         if self.hidden_size % self.n_heads:
             raise InputError(
-                f"sasrec.hidden_size is {self.hidden_size}, which is no multiple of "
-                f"n_heads ({self.n_heads}): change one of the two"
+                f"train_eval.evaluation.sasrec.hidden_size is {self.hidden_size}, which is "
+                f"no multiple of n_heads ({self.n_heads}): change one of the two"
             )
         return self
 
@@ -175,10 +175,13 @@ def train_sasrec(
             model, optimizer, data.sequences, window, params.batch_size, [seed, epoch]
         ),
         lambda: mean_ndcg(lambda past: _scores(model, window, past), data),
-        params.epochs,
-        params.patience,
+        params,
+        "train_eval.evaluation.sasrec",
         len(data.target),
         label,
+        rows=[],
+        kept={},
+        save=lambda weights, best: None,  # it is a matter of a minute
     )
     return Sasrec(model, window, log)
 
