@@ -38,7 +38,7 @@ from minirec.errors import InputError
 from minirec.execution.batches import batches
 from minirec.execution.params import ExecutionParams
 from minirec.pipelines.keys import work_key
-from minirec.pipelines.train_eval.params import TrainParams
+from minirec.pipelines.train_eval.params import ItemKnnParams, TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import (
     item_knn_scores,
@@ -120,7 +120,7 @@ def rank_baselines(
     window: int,
     batch_size: int,
     baselines: list[str],
-    neighbours: int,
+    item_knn: ItemKnnParams,
     sasrec: SasrecParams,
     top: int,
     seed: int,
@@ -159,9 +159,13 @@ def rank_baselines(
                 pd.factorize(own[USER_ID])[0],
                 column.get_indexer(pd.Index(own[ITEM_ID])),
                 len(items),
-                neighbours,
+                item_knn.neighbours,
             )
-            return by_history(lambda h: item_knn_scores(h, similarity))
+            return by_history(
+                lambda h: item_knn_scores(
+                    [own[-item_knn.last :] for own in h], similarity
+                )
+            )
         from minirec.training.sasrec import train_sasrec
 
         model = train_sasrec(known(), items, sasrec, window, seed, "rank_baselines")

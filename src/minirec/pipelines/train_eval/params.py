@@ -18,14 +18,22 @@ class TrainParams(Params):
     pace: PaceParams | None
 
 
+class ItemKnnParams(Params):
+    """The baseline `minirec.ranking.baselines.item_knn_scores`."""
+
+    neighbours: int = Field(ge=1)
+    """Of an item, that are kept."""
+    last: int = Field(ge=1)
+    """Items of a history that count."""
+
+
 class EvaluationParams(Params):
     """What ranks beside the policy, and how rankings are summed up."""
 
     batch_size: int = Field(ge=1)
     """Prompts that are ranked at once."""
     baselines: list[Literal["popularity", "nearest", "item_knn", "sasrec"]]
-    neighbours: int = Field(ge=1)
-    """Of an item, that ``item_knn`` keeps."""
+    item_knn: ItemKnnParams
     sasrec: SasrecParams
     top_items: int = Field(ge=1)
     """First items that a ranking holds."""

@@ -56,7 +56,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:preprocess.window",
                     f"{EVALUATION}.batch_size",
                     f"{EVALUATION}.baselines",
-                    f"{EVALUATION}.neighbours",
+                    f"{EVALUATION}.item_knn",
                     f"{EVALUATION}.sasrec",
                     f"{EVALUATION}.top_items",
                     "params:seed",
