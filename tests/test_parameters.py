@@ -94,6 +94,30 @@ def test_any_setting_of_trl_s_is_passed_by_its_own_name(changed):
             "of processes, or set execution.accelerate to null to train in this one",
         ),
         (
+            "train_eval.evaluation.metrics",
+            ["hr@10", "ndgc@10"],
+            "train_eval.evaluation.metrics names 'ndgc@10', which is no metric: did "
+            "you mean ndcg@10? There are hr@k, ndcg@k, novelty@k and coverage@k, such "
+            "as ndcg@10, and mrr",
+        ),
+        (
+            "train_eval.evaluation.metrics",
+            ["mrr", "coverage@50"],
+            "train_eval.evaluation.metrics names coverage@50, and rankings hold 10 "
+            "items: raise train_eval.evaluation.top_items",
+        ),
+        (
+            "train_eval.evaluation.metrics",
+            ["mrr", "mrr"],
+            "train_eval.evaluation.metrics names a metric twice: name each once",
+        ),
+        (
+            "train_eval.evaluation.metrics",
+            ["coverage@10"],
+            "train_eval.evaluation.metrics names none that says how well the target "
+            "ranks: add hr@k, ndcg@k or mrr, such as ndcg@10",
+        ),
+        (
             "ranking.reward",
             [{"function": REWARD, "weight": 1}, {"function": "no.where", "weight": 1}],
             "ranking.reward is 'no.where', which cannot be imported (No module named "

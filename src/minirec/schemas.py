@@ -261,7 +261,10 @@ class Metrics(pa.DataFrameModel):
 
 
 class Comparisons(pa.DataFrameModel):
-    """How far two methods are apart on the same samples, and whether by chance."""
+    """How far two methods are apart on the same samples, and whether by chance.
+
+    Each pair is there in both directions.
+    """
 
     metric: Series[str]
     method: Series[str]
@@ -271,7 +274,7 @@ class Comparisons(pa.DataFrameModel):
     high: Series[float] = pa.Field(description="of the paired bootstrap interval")
     p_value: Series[float] = pa.Field(gt=0, le=1, description="randomisation test")
     p_holm: Series[float] = pa.Field(
-        gt=0, le=1, description="the same, allowing for all pairs of the metric"
+        gt=0, le=1, description="the same, allowing for all that `method` meets"
     )
     users: Series[int] = pa.Field(gt=0)
     samples: Series[int] = pa.Field(gt=0)

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from minirec.errors import InputError
+from minirec.ranking import evaluation
 from minirec.ranking.evaluation import (
     comparison_table,
     group_table,
@@ -45,7 +46,7 @@ def test_values_lie_in_the_order_of_samples_and_policies_come_first(found):
         for metric in ("ndcg@2", "mrr")
     ]
     assert found.sample_id.tolist() == [1, 3, 5, 8]
-    assert found.user.tolist() == ["v", "u", "u", "w"]
+    assert found.user.tolist() == [0, 1, 1, 2]  # v, u, u and w
     assert found.earned[:, 0].tolist() == ndcg([1, 0, 0, 0], 2).tolist()
     assert found.earned[:, 3].tolist() == [1 / 3, 1 / 3, 1 / 2, 1]
     assert found.covered == {
@@ -67,7 +68,7 @@ def test_means_have_the_interval_of_users(found):
 
 def test_comparisons_are_those_of_differences(found):
     table = Comparisons.validate(comparison_table(found, **HOW))
-    assert len(table) == 2 * 3
+    assert len(table) == 2 * 3 * 2
     own = (table["metric"] == "mrr") & (table["method"] == "trained")
     pair = table[own].set_index("other")
     own = found.earned[:, 1] - found.earned[:, 5]
@@ -79,6 +80,16 @@ def test_comparisons_are_those_of_differences(found):
     p = randomisation_test(own[:, None], HOW["draws"], HOW["seed"], found.user)
     assert row["p_value"] == p[0]
     assert (table["p_holm"] >= table["p_value"]).all()
+    both = table.set_index(["metric", "method", "other"]).sort_index()
+    there, back = (
+        both.loc[("mrr", "trained", "popularity")],
+        both.loc[("mrr", "popularity", "trained")],
+    )
+    assert there["difference"] == -back["difference"]
+    assert (there["low"], there["p_value"]) == (-back["high"], back["p_value"])
+    # the least of two that `trained` meets, twice
+    met = both.loc[("mrr", "trained")]
+    assert met["p_holm"].min() == min(1, 2 * met["p_value"].min())
 
 
 def test_groups_by_history_and_by_target(found):
@@ -87,11 +98,26 @@ def test_groups_by_history_and_by_target(found):
     own = table[(table["method"] == "trained") & (table["metric"] == "mrr")]
     groups = own.set_index(["by", "least", "most"]).sort_index()
     # sample 5 has a history of one item, the others of two
-    assert groups.loc[("history_length", 1, 2), "samples"] == 4
+    assert groups.loc[("history_length", 1, 1), "samples"] == 1
+    assert groups.loc[("history_length", 2, 2), "samples"] == 3
     # targets: c with 0 interactions, b with 2, a with 4 twice
     assert groups.loc[("target_popularity", 0, 2), "mean"] == (1 / 2 + 1) / 2
     assert groups.loc[("target_popularity", 4, 4), "mean"] == 1
     assert groups.loc[("target_popularity", 4, 4), "users"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "ranges"),
+    [
+        ([5] * 6, [(5, 5)]),
+        ([5], [(5, 5)]),
+        ([0] * 7 + [1, 2, 3], [(0, 0), (1, 3)]),
+        (range(8), [(0, 1), (2, 3), (4, 5), (6, 7)]),
+        ([1, 1, 1, 2, 3, 4, 5, 6], [(1, 1), (2, 2), (3, 4), (5, 6)]),
+    ],
+)
+def test_equal_values_stay_in_one_group(values, ranges):
+    assert evaluation._ranges(np.array(values), 4) == ranges
 
 
 def test_methods_that_rank_other_samples_are_refused():

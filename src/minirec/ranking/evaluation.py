@@ -1,7 +1,7 @@
 """From rankings to tables of metrics: means, paired differences, groups of samples."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from minirec.ranking.metrics import (
     HR,
     NDCG,
     NOVELTY,
+    OF_RANK,
     coverage,
     hit_ratio,
     metric_named,
@@ -55,8 +56,8 @@ class Values(NamedTuple):
     """(N, len(names))."""
     sample_id: NDArray[np.integer]
     """(N,)."""
-    user: NDArray[np.object_]
-    """(N,) whose sample it is."""
+    user: NDArray[np.integer]
+    """(N,) whose sample it is: users are numbered from 0."""
     covered: dict[tuple[str, str], float]
     """Coverage by method and metric: it is none of a single sample."""
 
@@ -82,6 +83,8 @@ def sample_values(
         If a metric is unknown, or two methods rank different samples.
     """
     names, columns, covered = [], [], {}
+    named = {name: metric_named(name, PARAMETER) for name in metrics}
+    of_lists = any(kind not in OF_RANK for kind, _ in named.values())
     methods = _methods(rankings)
     sample_id = np.sort(rankings.loc[rankings[METHOD] == methods[0], SAMPLE_ID])
     popularity = items[POPULARITY].to_numpy()
@@ -93,8 +96,8 @@ def sample_values(
                 "`kedro run --pipelines train_eval`"
             )
         rank = own[RANK].to_numpy()
-        for name in metrics:
-            kind, k = metric_named(name, PARAMETER)
+        top = _top(own, items) if of_lists else []
+        for name, (kind, k) in named.items():
             if k is None:
                 value = reciprocal_rank(rank)
             elif kind == HR:
@@ -102,13 +105,13 @@ def sample_values(
             elif kind == NDCG:
                 value = ndcg(rank, k)
             elif kind == NOVELTY:
-                value = novelty(_top(own, items), popularity, k)
+                value = novelty(top, popularity, k)
             else:
-                covered[method, name] = coverage(_top(own, items), len(items), k)
+                covered[method, name] = coverage(top, len(items), k)
                 continue
             names.append((method, name))
             columns.append(np.asarray(value))
-    user = pd.Series(sample_id).map(prompts.set_index(SAMPLE_ID)[USER_ID]).to_numpy()
+    user, _ = pd.factorize(prompts.set_index(SAMPLE_ID)[USER_ID].loc[sample_id])
     values = np.column_stack(columns) if columns else np.empty((len(sample_id), 0))
     return Values(names, values, sample_id, user, covered)
 
@@ -145,7 +148,7 @@ def mean_table(found: Values, draws: int, confidence: float, seed: int) -> pd.Da
 def comparison_table(
     found: Values, draws: int, confidence: float, seed: int
 ) -> pd.DataFrame:
-    """Compare each two methods on the same samples, by every metric.
+    """Compare each method with each other one on the same samples, by every metric.
 
     Parameters
     ----------
@@ -158,26 +161,28 @@ def comparison_table(
         ``metric``, ``method``, ``other``, ``difference`` (of their means, method less
         other) with its paired bootstrap interval (``low``, ``high``), ``p_value`` of
         `minirec.ranking.intervals.randomisation_test`, and ``p_holm``, which allows
-        for all pairs of the metric; ``users``, ``samples``.
+        for all others that the method is compared with; ``users``, ``samples``. Each
+        pair is there in both directions.
     """
     place = {name: column for column, name in enumerate(found.names)}
     methods = list(dict.fromkeys(method for method, _ in found.names))
     metrics = list(dict.fromkeys(metric for _, metric in found.names))
-    pairs = list(combinations(methods, 2))
-    rows = [(metric, *pair) for metric in metrics for pair in pairs]
-    first = [place[method, metric] for metric, method, _ in rows]
-    second = [place[other, metric] for metric, _, other in rows]
-    differences = found.earned[:, first] - found.earned[:, second]
-    means = bootstrap_means(differences, draws, seed, found.user)
-    p_value = randomisation_test(differences, draws, seed, found.user)
-    ends = np.array([interval(drawn, confidence) for drawn in means.T]).reshape(-1, 2)
-    table = pd.DataFrame(rows, columns=[METRIC, METHOD, OTHER]).assign(
-        difference=differences.mean(axis=0),
-        low=ends[:, 0],
-        high=ends[:, 1],
-        p_value=p_value,
-    )
-    table["p_holm"] = table.groupby(METRIC)["p_value"].transform(holm)
+    parts = []
+    for metric in metrics:  # one at a time: all of them may be large
+        pairs = list(permutations(methods, 2))
+        first = [place[method, metric] for method, _ in pairs]
+        second = [place[other, metric] for _, other in pairs]
+        differences = found.earned[:, first] - found.earned[:, second]
+        means = bootstrap_means(differences, draws, seed, found.user)
+        ends = [interval(drawn, confidence) for drawn in means.T]
+        part = pd.DataFrame(pairs, columns=[METHOD, OTHER])
+        part.insert(0, METRIC, metric)
+        part["difference"] = differences.mean(axis=0)
+        part["low"], part["high"] = zip(*ends, strict=True)
+        part["p_value"] = randomisation_test(differences, draws, seed, found.user)
+        part["p_holm"] = part.groupby(METHOD)["p_value"].transform(holm)
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
     return table.assign(users=len(np.unique(found.user)), samples=len(found.user))
 
 
@@ -234,10 +239,16 @@ def group_table(
 
 
 def _ranges(values: NDArray[np.integer], n: int) -> list[tuple[int, int]]:
-    """Return the lowest and highest value of each of n groups of about equal size."""
-    group = pd.qcut(values, n, labels=False, duplicates="drop")
-    grouped = pd.Series(values).groupby(group)
-    return list(zip(grouped.min().tolist(), grouped.max().tolist(), strict=True))
+    """Return the lowest and highest value of each of at most n groups.
+
+    Equal values stay together, in the group that the middle one of them falls into when
+    all are shared out evenly.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2
+    group = (n * middle / len(values)).astype(int)
+    own = [distinct[group == each] for each in np.unique(group)]
+    return [(int(each[0]), int(each[-1])) for each in own]
 
 
 def _methods(rankings: pd.DataFrame) -> list[str]:

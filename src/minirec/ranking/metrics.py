@@ -11,6 +11,9 @@ from minirec.errors import InputError
 
 HR, NDCG, MRR, NOVELTY, COVERAGE = "hr", "ndcg", "mrr", "novelty", "coverage"
 
+# how well the target ranks: higher is better
+OF_RANK = (HR, NDCG, MRR)
+
 
 class Metric(NamedTuple):
     """A metric as parameters name it, such as ``ndcg@10``."""
@@ -148,8 +151,8 @@ def novelty(
 ) -> NDArray[np.float64]:
     """Say how seldom the first k items are chosen: their mean of ``-log2 p``, in bits.
 
-    ``p`` is an item's share of all train interactions; an item without any counts as
-    one with a single interaction. Source: the self-information of T. Zhou et al.,
+    ``p`` is an item's share of all train interactions, among which an item without any
+    counts as one. Source: the self-information of T. Zhou et al.,
     "Solving the apparent diversity-accuracy dilemma of recommender systems" (2010).
 
     Parameters
@@ -179,7 +182,10 @@ def novelty(
     _checked([], k)
     chosen = np.maximum(np.asarray(popularity, dtype=np.float64), 1)
     bits = np.log2(chosen.sum()) - np.log2(chosen)
-    return np.array([bits[columns[:k]].mean() for columns in top])
+    shown = [columns[:k] for columns in top]
+    starts = np.cumsum([0, *map(len, shown[:-1])])
+    sizes = np.array([len(columns) for columns in shown])
+    return np.add.reduceat(bits[np.concatenate(shown)], starts) / sizes
 
 
 def coverage(top: Sequence[NDArray[np.integer]], n_items: int, k: int) -> float:

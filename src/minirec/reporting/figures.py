@@ -594,7 +594,7 @@ def plot_metrics(metrics: pd.DataFrame) -> go.Figure:
 def plot_groups(group_metrics: pd.DataFrame) -> go.Figure:
     """Draw one metric by length of history and by popularity of the target.
 
-    The metric is the first of the table's ``ndcg@k``, or its first one.
+    The metric is the last of those that the summary shows.
 
     Parameters
     ----------
@@ -603,8 +603,7 @@ def plot_groups(group_metrics: pd.DataFrame) -> go.Figure:
     """
     from plotly.subplots import make_subplots
 
-    names = list(group_metrics["metric"].unique())
-    name = next((name for name in names if name.startswith("ndcg@")), names[0])
+    name = first_metrics(group_metrics)[-1]
     own = group_metrics[group_metrics["metric"] == name]
     titles = {
         "history_length": "items that the user had before",

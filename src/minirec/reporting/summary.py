@@ -23,6 +23,7 @@ from minirec.columns import (
     TRAINED,
     UNTRAINED,
 )
+from minirec.ranking.metrics import OF_RANK, metric_named
 
 # values of `method` in `rankings` and `metrics`, in the order of every display
 METHODS = {
@@ -78,8 +79,9 @@ def metrics_table(metrics: pd.DataFrame) -> Table:
 
 
 def first_metrics(metrics: pd.DataFrame) -> list[str]:
-    """Return the two metrics that stand first, of those that have an interval."""
-    return list(metrics.loc[metrics["low"].notna(), "metric"].unique()[:2])
+    """Return the first two metrics that say how well the target ranks."""
+    names = metrics["metric"].unique()
+    return [name for name in names if metric_named(name, "metric").kind in OF_RANK][:2]
 
 
 def comparison_table(comparisons: pd.DataFrame, metric: str) -> Table:
@@ -105,7 +107,7 @@ def comparison_table(comparisons: pd.DataFrame, metric: str) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         caption=r"difference \[paired bootstrap interval]; p of a randomisation test, "
-        "for all pairs (Holm)",
+        "for all of these (Holm)",
         caption_style="",
     )
     table.add_column("the trained policy less", no_wrap=True)

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, PaceParams, Params
-from minirec.ranking.metrics import COVERAGE, NOVELTY, metric_named
+from minirec.ranking.metrics import COVERAGE, NOVELTY, OF_RANK, metric_named
 from minirec.training.sasrec import SasrecParams
 
 
@@ -47,8 +47,19 @@ class EvaluationParams(Params):
     @model_validator(mode="after")
     def know_the_metrics(self) -> Self:
         """Refuse metrics that are unknown, or of more items than rankings hold."""
-        for name in self.metrics:
-            kind, k = metric_named(name, "train_eval.evaluation.metrics")
+        named = [
+            metric_named(name, "train_eval.evaluation.metrics") for name in self.metrics
+        ]
+        if len(set(named)) < len(named):
+            raise InputError(
+                "train_eval.evaluation.metrics names a metric twice: name each once"
+            )
+        if not any(kind in OF_RANK for kind, _ in named):
+            raise InputError(
+                "train_eval.evaluation.metrics names none that says how well the target "
+                "ranks: add hr@k, ndcg@k or mrr, such as ndcg@10"
+            )
+        for name, (kind, k) in zip(self.metrics, named, strict=True):
             if kind in (NOVELTY, COVERAGE) and k and k > self.top_items:
                 raise InputError(
                     f"train_eval.evaluation.metrics names {name}, and rankings hold "
