@@ -184,30 +184,29 @@ def test_costs_by_hand(ran):
 
 def test_a_killed_experiment_goes_on_where_it_was(ran, again, tmp_path, monkeypatch):
     done = []
-    trained = work.train_arm
+    train = work.train
 
-    def die_at_the_fifth(given, run):
+    def die_at_the_fifth(inputs, folder, key, execution):
         if len(done) == 4:
             raise KeyboardInterrupt
-        done.append(run.trained)
-        return trained(given, run)
+        done.append(key)
+        return train(inputs, folder, key, execution)
 
-    monkeypatch.setattr(work, "train_arm", die_at_the_fifth)
+    monkeypatch.setattr(work, "train", die_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         again(tmp_path)
-    monkeypatch.setattr(work, "train_arm", trained)
     first = set(done)
     done.clear()
 
-    def note(given, run):
-        done.append(run.trained)
-        return trained(given, run)
+    def note(inputs, folder, key, execution):
+        done.append(key)
+        return train(inputs, folder, key, execution)
 
-    monkeypatch.setattr(work, "train_arm", note)
+    monkeypatch.setattr(work, "train", note)
     _, runs, costs, rankings = again(tmp_path)
     assert len(first) == 4
     assert not first & set(done)
-    # 3 arms try 2 settings on one seed, and run on 2, once where both are the same
+    # three arms try two settings on one seed, and go on with one of them on the other
     assert len(first) + len(done) == 3 * 2 + 3
     # as the one that was not killed, in another process
     pd.testing.assert_frame_equal(rankings, ran.rankings)
@@ -217,19 +216,19 @@ def test_a_killed_experiment_goes_on_where_it_was(ran, again, tmp_path, monkeypa
     pd.testing.assert_frame_equal(without_time(costs), without_time(ran.costs))
 
     done.clear()
-    *_, more = again(tmp_path, seeds=[2, 3])
-    # on seed 2, which tunes now, each arm has yet to try the setting not chosen before;
-    # what is new is trained, and what was there before stays
-    assert {path.name for path in done}.isdisjoint(path.name for path in first)
-    old = ran.rankings[(ran.rankings["seed"] == 2) & (ran.rankings["arm"] == "before")]
-    same = more[(more["seed"] == 2) & (more["arm"] == "before")]
-    assert same["rank"].tolist() == old["rank"].tolist()
+    again(tmp_path)
+    assert done == []
+    again(tmp_path, only="random")
+    assert done == []
 
 
-def test_processes_side_by_side_change_nothing(ran, again, tmp_path):
-    _, _, costs, rankings = again(tmp_path, processes=2)
-    pd.testing.assert_frame_equal(rankings, ran.rankings)
-    pd.testing.assert_frame_equal(without_time(costs), without_time(ran.costs))
+def test_processes_side_by_side_change_nothing(again, tmp_path):
+    one, two = (
+        again(tmp_path / str(n), processes=n, search=[{}], only="random", seeds=[3])
+        for n in (1, 2)
+    )
+    for table, same in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(without_time(table), without_time(same))
 
 
 def test_seeds_differ_in_policy_proxy_and_draw(ran):

@@ -85,12 +85,12 @@ def summary_table(
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title=f"{len(shown)} arms on {seeds} seeds, "
+        title=f"{len(shown)} arms on {_seeds(seeds)}, "
         f"{int(metrics['samples'].iloc[0]):,} test samples of {users:,} users",
         title_style="bold",
         caption=r"mean \[interval over users and seeds]; * better or worse by this "
-        "interval\nand by a randomisation test that allows for all arms (Holm); "
-        f"cost: {unit},\nscoring and selection included",
+        "interval and by a randomisation test that allows for all arms (Holm); "
+        f"cost: {unit}, scoring and selection included",
         caption_style="",
     )
     table.add_column("arm", overflow="fold")
@@ -273,7 +273,7 @@ def render_report(
             f"<style>{STYLE}</style></head><body>",
             f"<section><h1>Which samples are worth training on: "
             f"{escape(data)}, policy {escape(kind)}</h1>",
-            f"<p>{len(shown)} arms on {sizes['seeds']} seeds "
+            f"<p>{len(shown)} arms on {_seeds(int(sizes['seeds']))} "
             f"({', '.join(map(str, seeds))}), a pool of "
             f"{int(runs['pool'].iloc[0]):,} samples, {int(sizes['samples']):,} test "
             f"samples of {int(sizes['users']):,} users. Each seed has its own policy "
@@ -401,6 +401,10 @@ def _pairs(comparisons: pd.DataFrame) -> str:
         + _html(["arm", "less", "difference"], rows, raw=["difference"])
         + "</details>"
     )
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
 
 
 def _compared(comparisons: pd.DataFrame) -> dict[tuple[str, str], Mapping[Any, Any]]:
