@@ -9,6 +9,8 @@ from minirec.execution.processes import run_jobs
 
 def times(given, job):
     costs.add(tokens_read=job)
+    if job == 99:
+        os._exit(1)
     if job < 0:
         raise InputError(f"job is {job}")
     return given * job, os.getpid(), os.environ.get("OMP_NUM_THREADS")
@@ -24,7 +26,11 @@ def test_results_and_costs_are_those_of_all_jobs(processes):
     assert here == {processes == 1}
 
 
-def test_an_error_of_a_process_comes_back_as_it_was():
-    with pytest.raises(InputError, match="job is -1"):
-        run_jobs(times, 10, [1, -1, 2], 2, "test")
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [(-1, "job is -1"), (99, "a process died .* lower execution.processes")],
+)
+def test_what_ends_a_process_is_told(job, message):
+    with pytest.raises(InputError, match=message):
+        run_jobs(times, 10, [1, job, 2], 2, "test")
     assert "TQDM_DISABLE" not in os.environ

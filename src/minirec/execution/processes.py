@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from minirec import costs
+from minirec.errors import InputError
 
 # of Linux' prctl.h: which signal a process gets when the one that started it is gone
 _PR_SET_PDEATHSIG = 1
@@ -50,6 +52,11 @@ def run_jobs(
     label
         What the progress bar says.
 
+    Raises
+    ------
+    InputError
+        If a process dies.
+
     Whatever a job raises ends the rest. What models cost counts here
     (`minirec.costs`), in whichever process they are.
     """
@@ -78,6 +85,12 @@ def run_jobs(
                     costs.add(**spent)
                     results.append(result)
                     bar.update(1)
+            except BrokenProcessPool:
+                raise InputError(
+                    f"{label}: a process died at work, as it does where memory runs "
+                    f"out: lower execution.processes, which is {processes}; what had "
+                    "finished is kept"
+                ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
