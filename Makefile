@@ -31,13 +31,15 @@ clean-data: ## Delete what runs have made, but not what was downloaded (data/01_
 	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
 	@rm -rf $(patsubst conf/%/globals.yml,data/%,$(wildcard conf/*/globals.yml))
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements-sasrec.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	  2>/dev/null || { echo "MiniRec needs Python 3.11 or 3.12, and '$(PYTHON)' is neither:" \
 	  "make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing the pinned requirements into .venv: once, some minutes, 2 GB or more"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	  --no-deps -r requirements-sasrec.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  --no-deps --no-build-isolation --editable .
 	@touch $(READY)

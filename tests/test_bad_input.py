@@ -1,5 +1,7 @@
 """What a user reads who gives ``kedro run`` something that cannot be used."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -69,6 +71,12 @@ def own_file(project):
             "another direction",
         ),
         (
+            "train_eval.train.grpo.gradient_accumulation_steps=3",
+            "train_eval.train: 4 prompts of 4 completions (prompts_per_step, "
+            "grpo.num_generations) cannot be cut into the 3 equal parts of "
+            "grpo.gradient_accumulation_steps: let it divide their product",
+        ),
+        (
             "select.size=99",
             "select.size is 99, and preprocess.pool.train draws 24: lower the one or "
             "raise the other",
@@ -85,6 +93,24 @@ def test_parameters_are_checked_before_anything_runs(
 def test_a_reward_that_is_nowhere(refused):
     said = refused("--params", "ranking.reward=nowhere.to_be_found", pipeline="score")
     assert "ranking.reward is 'nowhere.to_be_found', which cannot be imported" in said
+
+
+def test_a_reward_that_is_no_number(test_run, kedro, tmp_path):
+    path = tmp_path / "project"
+    shutil.copytree(test_run.path, path)
+    (path / "src" / "mine.py").write_text(
+        "def nowhere(ranks, scores, targets):\n    return ranks * float('nan')\n"
+    )
+    node = ("--from-nodes", "train_proxy", "--to-nodes", "train_proxy")
+    params = ("--params", "ranking.reward=mine.nowhere")
+    done = kedro(path, "run", "--env", "test", *node, *params)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert " ".join(done.stderr.split("Error: ")[-1].split()) == (
+        "tried on ranks that are made up: ranking.reward (mine.nowhere) returned a "
+        "value that is not finite for sample made up: return a finite number for every "
+        "rank"
+    )
 
 
 def test_a_column_that_the_file_does_not_have(refused, own_file):

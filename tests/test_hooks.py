@@ -21,7 +21,7 @@ from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
 
 COLUMNS = [
-    *("pipeline", "node", "seconds", "peak_memory_gb"),
+    *("pipeline", "node", "datasets", "seconds", "peak_memory_gb"),
     *("tokens_generated", "tokens_trained", "tokens_read", "flops", "finished_at"),
 ]
 
@@ -91,6 +91,7 @@ def test_costs_hold_a_row_for_each_node(tmp_path):
     assert list(costs.columns) == COLUMNS
     assert costs["node"].tolist() == ["score", "select"]
     assert costs["pipeline"].tolist() == ["score", "select"]
+    assert costs["datasets"].tolist() == ["scores", "selection"]
     assert (costs["seconds"] >= 0).all()
     assert (costs["peak_memory_gb"] > 0).all()
     assert pd.to_datetime(costs["finished_at"]).dt.tz is not None
@@ -119,7 +120,7 @@ def test_costs_hold_what_each_nodes_models_did(tmp_path, runner):
     for pipeline in ([first, select_node], [other]):
         run(Pipeline(pipeline), catalog, hook, runner)
 
-    kept = catalog.load("costs").set_index("node")[COLUMNS[4:-1]]
+    kept = catalog.load("costs").set_index("node")[COLUMNS[5:-1]]
     assert kept.loc["score"].tolist() == [1, 2, 3, 4.5]
     assert kept.loc["select"].tolist()[:3] == [6, 0, 0]
     assert math.isnan(kept.loc["select", "flops"])
@@ -352,6 +353,14 @@ def test_a_number_is_what_was_checked(parameters):
     given = {**parameters, "seed": "42", "mine": {"seed": "42"}}
     assert checked(given)["seed"] == 42
     assert checked(given)["mine"] == {"seed": "42"}
+
+
+def test_a_run_that_a_launcher_multiplies_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"one of 2 .*\.accelerate: \{num_processes: 2\}"
+    ):
+        InputHook().before_pipeline_run(run_params={"runner": "SequentialRunner"})
 
 
 def test_an_input_error_is_raised_as_itself():

@@ -36,7 +36,7 @@ SMALL = {
             "prompts_per_step": 4,
             "grpo": {"num_generations": 8, "num_train_epochs": 2},
         },
-        "evaluation": {"bootstrap_draws": 200},
+        "evaluation": {"bootstrap_draws": 200, "sasrec": {"epochs": 2}},
     },
 }
 
@@ -96,8 +96,12 @@ def test_every_pipeline(project, kedro):
     log = pd.read_parquet(data / "06_models" / "policy_log.parquet")
     assert len(log) == 5  # 10 prompts, twice, in steps of four
     metrics = pd.read_csv(data / "08_reporting" / "metrics.csv")
-    assert {"trained", "untrained", "popularity"} <= set(metrics["method"])
-    assert "nearest" not in set(metrics["method"])
+    baselines = {
+        "popularity",
+        "item_knn",
+        "sasrec",
+    }  # without an encoder none is nearest
+    assert set(metrics["method"]) == {"trained", "untrained"} | baselines
 
 
 def test_there_is_nothing_to_export():
@@ -131,7 +135,7 @@ SERVER = {
         ("policy.kind=text", "space is weights, which policy.kind text does not have"),
         ("score.gradients.space=lora", "take weights, hidden or hessian"),
         ("score.probe.server=given", "score.probe.server is for text"),
-        ("train_eval.train.grpo.top_k=5", "grpo.top_k has no meaning"),
+        ("train_eval.train.grpo.epsilon=0.1", "grpo.epsilon has no meaning"),
         ("policy.item_tokens.num_attention_heads=3", "no multiple of twice"),
         ("policy.dtype=bfloat16", "policy.dtype is bfloat16, .* take float32"),
     ],

@@ -61,6 +61,20 @@ def test_any_setting_of_trl_s_is_passed_by_its_own_name(changed):
             "set that one, and leave this out",
         ),
         (
+            "train_eval.train.grpo.top_p",
+            0.9,
+            "grpo.top_p would change nothing: completions are drawn from the whole "
+            "distribution, at policy.sampling.temperature, unless use_vllm is true: "
+            "leave it out",
+        ),
+        (
+            "train_eval.train.grpo.mask_truncated_completions",
+            True,
+            "train_eval.train.grpo.mask_truncated_completions is true, and TRL knows "
+            "an answer's end by the end token alone, where these end with their title: "
+            "leave it out, or take a template that reasons first",
+        ),
+        (
             "train_eval.train.grpo.gradient_accumulation_steps",
             3,
             "train_eval.train: 4 prompts of 4 completions (prompts_per_step, "

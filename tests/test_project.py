@@ -78,7 +78,7 @@ def test_training_consumed_the_curriculum_to_its_last_prompt(test_run):
 def test_rankings_leave_out_what_the_user_has_seen(test_run):
     seen = table(test_run, "prompts").set_index("sample_id")["seen_item_id"]
     rankings = table(test_run, "rankings")
-    assert set(rankings["method"]) == {"trained", "untrained", "popularity", "nearest"}
+    assert set(rankings["method"]) == set(METHODS)
     for row in rankings.itertuples():
         assert not set(row.top_item_id) & set(seen[row.sample_id])
 
@@ -128,12 +128,13 @@ def test_the_run_says_what_it_found_and_where_it_lies(test_run, parameters):
     metrics = pd.read_csv(test_run.path / "data/test/08_reporting/metrics.csv")
     ndcg = metrics[metrics["metric"] == "ndcg@10"].set_index("method")["mean"]
     for method, name in METHODS.items():
-        (row,) = [
+        row, *compared = [
             line
             for line in test_run.output.splitlines()
             if line.strip().startswith(name)
         ]
         assert f" {ndcg[method]:.3f} [" in row
+        assert len(compared) == (method != "trained")
 
     pool = parameters["preprocess"]["pool"]
     rollouts = pool["train"] * parameters["score"]["probe"]["rollouts"]

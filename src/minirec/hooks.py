@@ -81,7 +81,18 @@ class InputHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Import transformers before several threads do at once: one would fail."""
+        """Refuse to be one of several processes that would all write the same tables.
+
+        Import transformers before several threads do at once: one would fail.
+        """
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if processes != "1":
+            raise InputError(
+                f"this is one of {processes} processes that a launcher started "
+                "(WORLD_SIZE), and each would write the same tables: run `kedro run` "
+                "alone, with execution.accelerate: {num_processes: "
+                f"{processes}}}; if the variable means something else, unset it"
+            )
         if "ThreadRunner" in run_params["runner"]:
             import transformers  # noqa: F401
 
@@ -182,6 +193,7 @@ class CostHook:
             self._rows[node.name] = {
                 "pipeline": pipeline_of(node),
                 "node": node.name,
+                "datasets": ", ".join(node.outputs),
                 "seconds": round(perf_counter() - self._started[node.name], 3),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
                 **asdict(self._costs[node.name]),

@@ -192,7 +192,7 @@ class TrainingLog(pa.DataFrameModel):
     learning_rate: Series[float] = pa.Field(ge=0)
     reward: Series[float] = pa.Field(description="mean over the step's completions")
     reward_std: Series[float] = pa.Field(
-        ge=0, description="standard deviation over the step's completions"
+        ge=0, description="of a prompt's completions, mean over the step's prompts"
     )
     frac_reward_zero_std: Series[float] = pa.Field(
         ge=0,
@@ -206,7 +206,9 @@ class TrainingLog(pa.DataFrameModel):
         ge=0, description="nats, mean over what was written"
     )
     num_tokens: Series[float] = pa.Field(
-        ge=0, description="so far; a prompt counts once for each completion"
+        ge=0,
+        description="so far; a prompt counts once for each completion, of item tokens "
+        "once",
     )
     tokens_per_second: Series[float] = pa.Field(
         ge=0, description="of the step, generation included, counted as num_tokens"
@@ -305,6 +307,7 @@ class Costs(pa.DataFrameModel):
 
     pipeline: Series[str]
     node: Series[str] = pa.Field(unique=True)
+    datasets: Series[str] = pa.Field(description="that it made")
     seconds: Series[float] = pa.Field(ge=0, description="with loading and saving")
     peak_memory_gb: Series[float] = pa.Field(gt=0, description="of the process so far")
     tokens_generated: Series[int] = pa.Field(ge=0, description="that models wrote")

@@ -110,12 +110,33 @@ def test_a_reward_that_fails_names_the_sample():
         rewarded(['0"', '3"'], ids=[7, 3], reward=of_the_first_alone)
 
 
+def of_all_scores(ranks, scores, targets):
+    return scores.mean(axis=1)
+
+
 def half_of_them(ranks, scores, targets):
     return ranks[:1]
 
 
+@pytest.mark.parametrize("n_items", [1, 2, 3, 4])
+def test_a_reward_is_tried_on_what_it_will_be_given(n_items):
+    given = []
+
+    def keep(*args):
+        given.extend(args)
+        return reciprocal(*args)
+
+    try_reward(keep, n_items)
+    ranks, scores, targets = given
+    masked = int(n_items > 2)  # the second item, as if it had been seen
+    assert ranks.tolist() == [0, n_items - 1 - masked]
+    assert targets.tolist() == [0, n_items - 1]
+    assert np.isneginf(scores).sum(axis=1).tolist() == [masked, masked]
+
+
 def test_a_reward_is_tried_before_long_work():
-    try_reward(reciprocal, 4)
+    with pytest.raises(InputError, match=r"of_all_scores\) returned .* not finite"):
+        try_reward(of_all_scores, 4)
     with pytest.raises(
         InputError, match=r"made up: .*half_of_them\) returned an array"
     ):

@@ -80,6 +80,8 @@ def embedded(rows):
         # from 3: 0.2 x 0.4, 1 x 0.1 and 2 x 0.1, so 8, then 7
         ("without_representativeness", [3, 8, 7, 5]),
         ("without_diversity", [3, 5, 7, 8]),
+        # first of a: 3/4, of b and c: 1/2, second of a: 1/4
+        ("balanced", [3, 5, 7, 8]),
         # 2, 3, 2 and 4 items
         ("longest_history", [8, 5, 3, 7]),
         # items a, b, c and a, of popularity 2, 9, 4 and 2
@@ -108,6 +110,26 @@ def test_random_draws_each_candidate_once_by_the_seed(tables):
     drawn = strategies.random(tables, 50, seed=1)
     assert sorted(drawn) == list(range(50))
     assert strategies.random(tables, 50, seed=2).tolist() != drawn.tolist()
+
+
+def test_balanced_takes_as_much_of_each_target_and_draws_among_equals(tables):
+    ids = np.arange(60)
+    tables["prompts"] = pd.DataFrame(
+        {"sample_id": ids, "target_item_id": np.where(ids < 40, "a", "b")}
+    )
+    # half of each target has a value; those of a are higher
+    value = (ids % 2) * np.where(ids < 40, 2.0, 1.0)
+    tables["candidates"] = pd.DataFrame({"sample_id": ids, "value": value})
+
+    def picks(k, seed):
+        return strategies.balanced(tables, k, seed).tolist()
+
+    few, half, most = picks(12, 0), picks(30, 0), picks(45, 0)
+    assert [sum(pick < 40 for pick in own) for own in (few, half, most)] == [8, 20, 30]
+    assert sorted(half) == [i for i in ids if i % 2]
+    assert most[:30] == half
+    assert picks(45, 1) != most
+    assert sorted(picks(30, 1)) == sorted(half)
 
 
 def test_k_center_starts_anywhere(tables):

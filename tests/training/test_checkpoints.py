@@ -83,23 +83,25 @@ def dropping(learner):
     return make
 
 
+@pytest.mark.parametrize("iterations", [1, 2])
 def test_what_was_cut_short_ends_as_if_it_had_not_been(
-    dropping, prompts, items, tmp_path
+    dropping, prompts, items, tmp_path, iterations
 ):
-    whole, expected = train(dropping(), prompts, items, reciprocal, None)
+    grpo = GRPO.model_copy(update={"num_iterations": iterations})
+    whole, expected = train(dropping(), prompts, items, reciprocal, None, grpo)
     kept = Checkpoints(tmp_path / "key", steps=2)
     with pytest.raises(InputError, match=r"failing_at.* failed for sample \d+: Cut"):
-        train(dropping(), prompts, items, failing_at(4), kept)
+        train(dropping(), prompts, items, failing_at(4), kept, grpo)
     (last,) = kept.folder.iterdir()
-    assert last.name == "step-00000002"
-    resumed, training = train(dropping(), prompts, items, reciprocal, kept)
+    assert last.name == f"step-0000000{2 * iterations}"
+    resumed, training = train(dropping(), prompts, items, reciprocal, kept, grpo)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     pd.testing.assert_frame_equal(training.consumed, expected.consumed)
     timed = ["step_time", "tokens_per_second"]
     pd.testing.assert_frame_equal(
         training.log.drop(columns=timed), expected.log.drop(columns=timed)
     )
-    assert training.log["step"].tolist() == [1, 2, 3, 4, 5]
+    assert training.log["step"].tolist() == list(range(1, 5 * iterations + 1))
 
 
 def test_what_is_finished_is_not_trained_again(learner, prompts, items, tmp_path):
@@ -124,7 +126,10 @@ def checkpoint(tmp_path):
         scheduler.step()
     state = TrainerState(global_step=3)
     earned = [(4, 0.25)]
-    checkpoints.write(tmp_path, state, {"a": parameter}, optimizer, scheduler, earned)
+    beside = {"b": torch.zeros(1)}
+    checkpoints.write(
+        tmp_path, state, {"a": parameter}, optimizer, scheduler, earned, beside
+    )
     return optimizer, scheduler, tmp_path
 
 
@@ -142,6 +147,8 @@ def test_a_checkpoint_gives_back_what_it_was_given(checkpoint):
         assert torch.equal(found["state"][0][name], value)
     assert schedule.state_dict() == scheduler.state_dict()
     assert checkpoints.read_earned(last) == [(4, 0.25)]
+    assert checkpoints.read_others(last) == {"b": torch.zeros(1)}
+    assert checkpoints.read_state(last).global_step == 3
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "sha256.json"])

@@ -18,7 +18,7 @@ from minirec.selection.curriculum import (
     order_sorted,
     stage_of,
 )
-from minirec.training import grpo
+from minirec.training import grpo, packed_trainer
 from minirec.training.grpo import Checkpoints, train_grpo
 
 PARAMS = GRPOParams(learning_rate=0.01, num_generations=3, beta=0.0)
@@ -39,14 +39,23 @@ def curriculum():
     )
 
 
-def train(learner, curriculum, prompts, items, reward=reciprocal, pace=None, kept=None):
+def train(
+    learner,
+    curriculum,
+    prompts,
+    items,
+    reward=reciprocal,
+    pace=None,
+    kept=None,
+    params=PARAMS,
+):
     return train_grpo(
         learner,
         curriculum,
         prompts,
         Tasks(prompts, items),
         reward,
-        PARAMS,
+        params,
         prompts_per_step=2,
         pace=pace,
         seed=3,
@@ -132,6 +141,42 @@ def test_a_prompt_that_comes_twice_in_a_step_is_answered_anew(
     train(learner(), alone, prompts, items)
     ((first, second),) = seeds
     assert first != second
+
+
+def test_settings_reach_trl_by_its_own_names(
+    learner, curriculum, prompts, items, monkeypatch
+):
+    given = {
+        "loss_type": "dr_grpo",
+        "epsilon_high": 0.28,
+        "scale_rewards": "none",
+        "lr_scheduler_type": "linear",
+        "weight_decay": 0.1,
+        "max_grad_norm": 0.5,
+    }
+    trainers = []
+
+    class Spy(packed_trainer.PackedGRPOTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            trainers.append(self)
+
+    monkeypatch.setattr(packed_trainer, "PackedGRPOTrainer", Spy)
+    own = GRPOParams.model_validate({**PARAMS.model_dump(), **given})
+    training = train(learner(), curriculum, prompts, items, params=own)
+    found = {name: getattr(trainers[0].args, name) for name in given}
+    assert found == given
+    rates = training.log["learning_rate"]
+    assert rates.iloc[0] == PARAMS.learning_rate
+    assert rates.is_monotonic_decreasing
+
+
+def test_a_setting_that_trl_refuses_is_told(learner, curriculum, prompts, items):
+    own = GRPOParams.model_validate({**PARAMS.model_dump(), "optim": "sdg"})
+    with pytest.raises(
+        InputError, match="TRL refuses the settings of grpo: sdg is not"
+    ):
+        train(learner(), curriculum, prompts, items, params=own)
 
 
 def test_equal_seeds_give_equal_adapters(learner, curriculum, prompts, items):

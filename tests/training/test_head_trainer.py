@@ -7,7 +7,12 @@ from trl import GRPOConfig
 from datasets import Dataset
 from minirec.errors import InputError
 from minirec.policy.head import HeadPolicy
-from minirec.policy.loading import load_model, load_tokenizer, new_adapter
+from minirec.policy.loading import (
+    get_adapter,
+    load_model,
+    load_tokenizer,
+    new_adapter,
+)
 from minirec.policy.params import GRPOParams, PolicyParams
 from minirec.policy.rewards import Tasks
 from minirec.training.grpo import Checkpoints, train_grpo
@@ -179,34 +184,62 @@ def test_gradients_are_those_of_the_formulas(trainer, policy, completions):
     assert logged == pytest.approx(item_loss(policy, completions).item())
 
 
-def test_a_batch_in_parts_has_the_same_scale(trainer, policy):
-    """Of three parts two have a best rollout of their own prompt alone: no negative."""
+def test_a_part_without_a_best_rollout_has_no_item_loss(trainer):
     rows = [row for row in PROMPTS.to_dict("records") for _ in range(2)]
     inputs = trainer._generate_and_score_completions(rows)
-    whole = inputs | {"target": torch.tensor([2] * 6)}
-    assert trainer._item_losses(trainer.model, whole).tolist() == [0] * 3
-    none = {name: value[:1] for name, value in inputs.items() if value.ndim}
-    assert trainer._item_losses(trainer.model, none).tolist() == []
+    first = {name: value[:1] for name, value in inputs.items() if value.ndim}
+    assert not first["best"].any()
+    assert trainer._item_losses(trainer.model, first).tolist() == []
 
 
 def of_target(ranks, scores, targets):
     return scores[np.arange(len(ranks)), targets]
 
 
-def train(policy, reward, kept=None):
+def train(policy, reward, kept=None, prompts_per_step=1, **grpo):
+    given = {"learning_rate": 0.05, "num_generations": 2, "beta": 0.0, **grpo}
     return train_grpo(
         policy,
         PROMPTS[["sample_id"]].assign(stage=0, mean_reward=0.0),
         PROMPTS,
         Tasks(PROMPTS, ITEMS),
         reward,
-        GRPOParams(learning_rate=0.05, num_generations=2, beta=0.0),
-        prompts_per_step=1,
+        GRPOParams.model_validate(given),
+        prompts_per_step=prompts_per_step,
         pace=None,
         seed=3,
         label="test",
         kept=kept,
     )
+
+
+def test_a_step_in_parts_is_the_same_step(made):
+    """Two rows a part: most best rollouts have none but their own target beside them.
+
+    Steps are those of plain descent, in which rounding stays what it is.
+    """
+    found, logged = [], []
+    for parts in (1, 3):
+        policy = made()
+        before = get_adapter(policy.lm)["tensors"]
+        log = train(
+            policy,
+            of_target,
+            prompts_per_step=3,
+            optim="sgd",
+            gradient_accumulation_steps=parts,
+        ).log
+        after = get_adapter(policy.lm)["tensors"]
+        found.append(torch.cat([(after[n] - before[n]).flatten() for n in before]))
+        logged.append(log["item_loss"].item())
+    whole, in_parts = found
+    # Llama's norms are in float32: 2^-24 of several sums
+    torch.testing.assert_close(
+        in_parts, whole, rtol=0, atol=1e-6 * float(whole.abs().max())
+    )
+    assert whole.abs().max() > 1e-4
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6)
+    assert logged[0] > 0.01  # there are negatives
 
 
 def test_no_vector_is_stale_after_training(policy, monkeypatch):
@@ -229,20 +262,25 @@ def test_no_vector_is_stale_after_training(policy, monkeypatch):
     assert np.abs(used - before).max() > 1e-3
 
 
-def test_what_was_cut_short_reads_its_items_as_if_it_had_not_been(made, tmp_path):
-    """After the first step: behind its checkpoint, not only at every second step."""
+def test_checkpoints_change_nothing_and_keep_who_read_the_items(made, tmp_path):
+    """Cut in the fourth step, whose items were read by the adapter of the third."""
 
     def failing(ranks, scores, targets):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise InterruptedError
         return of_target(ranks, scores, targets)
 
     calls = []
-    whole, cut, resumed = made(), made(), made()
-    train(whole, of_target, Checkpoints(tmp_path / "whole", steps=1))
+    whole, cut, resumed, without = made(), made(), made(), made()
+    train(without, of_target, num_train_epochs=2)
+    own = Checkpoints(tmp_path / "whole", steps=1)
+    log = train(whole, of_target, own, num_train_epochs=2).log
     kept = Checkpoints(tmp_path / "cut", steps=1)
     with pytest.raises(InputError, match="InterruptedError"):
-        train(cut, failing, kept)
-    train(resumed, of_target, kept)
-    assert (resumed.item_vectors == whole.item_vectors).all()
+        train(cut, failing, kept, num_train_epochs=2)
+    assert [path.name for path in kept.folder.iterdir()] == ["step-00000003"]
+    again = train(resumed, of_target, kept, num_train_epochs=2).log
+    assert again["reward"].tolist() == log["reward"].tolist()
+    assert (whole.item_vectors == without.item_vectors).all()
+    assert (resumed.item_vectors == without.item_vectors).all()

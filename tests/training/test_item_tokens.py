@@ -4,16 +4,24 @@ import pytest
 import torch
 
 from minirec.errors import InputError
+from minirec.execution.params import ExecutionParams
 from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     sample_slates,
     seen_mask,
 )
-from minirec.policy.params import GRPOParams, PretrainingParams
+from minirec.policy.params import (
+    GRPOParams,
+    PaceParams,
+    PretrainingParams,
+    RankingParams,
+)
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import TRAINING
-from minirec.training import item_grpo, item_pretraining
+from minirec.schemas import TrainingLog
+from minirec.training import checkpoints, item_grpo, item_pretraining, launched
+from minirec.training.grpo import Checkpoints
 from minirec.training.item_grpo import train_items
 from minirec.training.item_settings import item_settings
 
@@ -32,20 +40,24 @@ def settings(**given):
     return item_settings(GRPOParams.model_validate({**params, **given}))
 
 
-def train(tiny, policy, given, reward=nth, steps_of=2, seed=3):
-    tasks = Tasks(tiny.POOL, tiny.ITEMS)
+def train(tiny, policy, given, reward=nth, steps_of=2, seed=3, pace=None, kept=None):
     return train_items(
         policy,
         CURRICULUM,
         tiny.prompts(),
-        tasks,
+        Tasks(tiny.POOL, tiny.ITEMS),
         reward,
         given,
         steps_of,
-        None,
+        pace,
         seed,
         "test",
+        kept,
     )
+
+
+def weights_of(policy):
+    return get_weights(policy.lm, policy.tokenizer)["tensors"]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -127,6 +139,81 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(tiny, policy_para
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
+def test_what_was_cut_short_ends_as_if_it_had_not_been(tiny, policy_params, tmp_path):
+    """At a pace, with a reference and momenta: all that a wrong state would show in."""
+    given = tiny.params(policy_params, dtype="float32")
+    own = settings(num_train_epochs=4, beta=0.3, weight_decay=0.1)
+    pace = PaceParams(rise=0.1, window=2, max_passes=2)
+
+    def failing(ranks, scores, targets):
+        calls.append(1)
+        if len(calls) >= 4:
+            raise OSError("the lights went out")
+        return nth(ranks, scores, targets)
+
+    calls = []
+    whole, cut, resumed, again = (tiny.make(given) for _ in range(4))
+    expected, order = train(tiny, whole, own, pace=pace)
+    assert len(expected) == 6
+    kept = Checkpoints(tmp_path / "key", steps=2)
+    with pytest.raises(InputError, match=r"failed for sample \d: OSError: the lights"):
+        train(tiny, cut, own, failing, pace=pace, kept=kept)
+    assert [path.name for path in kept.folder.iterdir()] == ["step-00000002"]
+    log, consumed = train(tiny, resumed, own, pace=pace, kept=kept)
+    one, other = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert consumed == order
+    timed = ["step_time", "tokens_per_second"]
+    pd.testing.assert_frame_equal(log.drop(columns=timed), expected.drop(columns=timed))
+    # what is finished is not trained again
+    train(tiny, again, own, failing, pace=pace, kept=kept)
+    other = weights_of(again)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_trained_by_parameters_and_its_curves_go_to_tensorboard(
+    tiny, policy_params, parameters, tmp_path
+):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason='pip install "tensorboard~=2.21"',
+    )
+    given = tiny.params(policy_params)
+    policy = tiny.make(given)
+    curves = str(tmp_path / "curves")
+    adapter, training = launched.train(
+        {
+            "adapter": get_weights(policy.lm, policy.tokenizer),
+            "curriculum": CURRICULUM,
+            "prompts": tiny.prompts(),
+            "items": tiny.ITEMS,
+            "policy": given,
+            "ranking": RankingParams(
+                prior_weight=0.0, reward="minirec.ranking.rewards.slate_ndcg"
+            ),
+            "grpo": GRPOParams(learning_rate=0.01, num_generations=6, beta=0.0),
+            "prompts_per_step": 2,
+            "pace": None,
+            "seed": 3,
+            "label": "test",
+        },
+        tmp_path / "checkpoints",
+        "key",
+        ExecutionParams.model_validate(
+            {**parameters["execution"], "tensorboard": curves}
+        ),
+    )
+    log = TrainingLog.validate(training.log)
+    read = events.EventAccumulator(str(tmp_path / "curves" / "test")).Reload()
+    rewards = [each.value for each in read.Scalars("train/reward")]
+    np.testing.assert_allclose(rewards, log["reward"], rtol=2**-23)  # float32
+    assert training.consumed["sample_id"].tolist() == [9, 4, 7, 7]
+    assert training.consumed["padding"].tolist() == [False] * 3 + [True]
+    (last,) = (tmp_path / "checkpoints" / "test" / "key").iterdir()
+    kept = checkpoints.read_adapter(last)
+    assert all(torch.equal(kept[n], t) for n, t in adapter["tensors"].items())
+
+
 def test_training_raises_the_reward(tiny, policy_params):
     policy = tiny.make(tiny.params(policy_params))
     own = settings(num_train_epochs=20, num_generations=32)
@@ -151,7 +238,10 @@ def test_a_weight_on_it_keeps_the_divergence_small(tiny, policy_params):
     ("given", "message"),
     [
         ({"num_iterations": 2}, r"grpo.num_iterations is not 1"),
-        ({"top_k": 5}, r"grpo.top_k has no meaning where policy.kind is item_tokens"),
+        (
+            {"epsilon": 0.1},
+            r"grpo.epsilon has no meaning where policy.kind is item_tokens",
+        ),
         ({"scale_rewards": "batch"}, r"'batch': give group or none"),
     ],
 )
@@ -213,6 +303,58 @@ def test_pretraining_learns_what_comes_next_and_is_repeatable(
         found.append(after)
     # of 8 items 5 are seen: a guess has the target first, second or third
     assert found[0] == found[1] > (1 + 1 / np.log2(3) + 0.5) / 3
+
+
+def test_pretraining_that_was_cut_short_ends_as_if_it_had_not_been(
+    tiny, policy_params, interactions, tmp_path, monkeypatch
+):
+    """The second epoch is the best, the third is cut; two more, and patience ends."""
+    data = item_pretraining.histories(interactions, tiny.ITEMS, 50, seed=0)
+    params = PretrainingParams.model_validate({**tiny.PRETRAINING, "epochs": 9})
+    measure = {0: 0.1, 1: 0.3, 2: 0.2, 3: 0.3}
+
+    def pretrain(cut_in=None, folder=None):
+        policy = tiny.make(tiny.params(policy_params, dtype="float32"))
+        epoch = item_pretraining._epoch
+
+        def one_epoch(*args):
+            numbers.append(args[-1])
+            if args[-1] == cut_in:
+                raise KeyboardInterrupt
+            return epoch(*args)
+
+        with monkeypatch.context() as changed:
+            changed.setattr(item_pretraining, "_epoch", one_epoch)
+            changed.setattr(
+                item_pretraining, "validation_ndcg", lambda *_: measure[numbers[-1]]
+            )
+            log = item_pretraining.pretrain(policy, data, 4, params, 0, "test", folder)
+        return weights_of(policy), log
+
+    numbers = []
+    whole, expected = pretrain()
+    assert numbers == [0, 1, 2, 3]
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cut_in=2, folder=tmp_path / "key")
+    numbers.clear()
+    resumed, log = pretrain(folder=tmp_path / "key")
+    assert numbers == [2, 3]
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    pd.testing.assert_frame_equal(log, expected)
+    numbers.clear()
+    again, _ = pretrain(folder=tmp_path / "key")
+    assert numbers == []
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_pretraining_that_diverges_is_told(tiny, policy_params, interactions):
+    data = item_pretraining.histories(interactions, tiny.ITEMS, 50, seed=0)
+    params = PretrainingParams.model_validate(
+        {**tiny.PRETRAINING, "learning_rate": 1e30}
+    )
+    policy = tiny.make(tiny.params(policy_params, dtype="float32"))
+    with pytest.raises(InputError, match="loss of epoch 1 is not finite: lower policy"):
+        item_pretraining.pretrain(policy, data, 4, params, 0, "test")
 
 
 def test_pretraining_stops_when_it_no_longer_helps(

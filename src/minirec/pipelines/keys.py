@@ -18,9 +18,10 @@ def work_key(work: Callable[..., Any], init: dict[str, Any], *paths: str) -> str
     if init.get("server") is not None:
         served = init["server"].model_dump(include={"model", "protocol"})
         init = {**init, "server": served}
-    config = init["adapter"]["config"]
-    plain = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
-    init = {**init, "adapter": {**init["adapter"], "config": plain}}
+    if "adapter" in init:
+        config = init["adapter"]["config"]
+        plain = {k: v for k, v in config.items() if k != "base_model_name_or_path"}
+        init = {**init, "adapter": {**init["adapter"], "config": plain}}
     return fingerprint(
         code=[source.of(work), *(source.at(path) for path in paths)],
         **{

@@ -3,7 +3,8 @@
 The recommender of R2ec (arXiv 2505.16994). Behind a prompt and the reasoning that the
 policy wrote stands the answer mark; the last hidden state there is the user's vector.
 The same model, with the same adapter, reads each item in a message of its own, with the
-mark behind it; the last hidden state there is the item's vector. Items are ranked by the cosine of the two.
+mark behind it; the last hidden state there is the item's vector. Items are ranked by
+the cosine of the two.
 """
 
 from __future__ import annotations

@@ -331,7 +331,19 @@ DECIDED = {
     "save_steps": "execution.checkpoint_steps",
     "bf16": "policy.dtype",
     "fp16": "policy.dtype",
+    "reward_weights": "ranking.reward",
+    "chat_template_kwargs": "policy.prompt.template",
 }
+
+# what TRL's own sampling and vLLM's understand
+OF_SAMPLING = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "cache_implementation",
+)
 
 
 class GRPOParams(BaseModel):
@@ -351,13 +363,19 @@ class GRPOParams(BaseModel):
 
     @model_validator(mode="after")
     def be_known(self) -> Self:
-        """Refuse names that TRL does not know, and those that MiniRec decides."""
+        """Refuse names that TRL does not know, and those that would be passed over."""
         others = self.model_extra or {}
         for name in others:
             if name in DECIDED:
                 raise InputError(
                     f"grpo.{name} is decided by the parameter {DECIDED[name]}: set "
                     "that one, and leave this out"
+                )
+            if name in OF_SAMPLING and not others.get("use_vllm"):
+                raise InputError(
+                    f"grpo.{name} would change nothing: completions are drawn from the "
+                    "whole distribution, at policy.sampling.temperature, unless "
+                    "use_vllm is true: leave it out"
                 )
         if others:  # TRL takes seconds to import
             from trl import GRPOConfig

@@ -186,6 +186,9 @@ def checked(
 def try_reward(reward: Callable[..., np.ndarray], n_items: int) -> None:
     """Ask a reward for two made-up completions, so that what is wrong shows at once.
 
+    Items score less and less, the second one is masked as if it had been seen, and the
+    targets are the first and the last item.
+
     Parameters
     ----------
     reward
@@ -199,11 +202,16 @@ def try_reward(reward: Callable[..., np.ndarray], n_items: int) -> None:
         As `checked`.
     """
     targets = np.array([0, n_items - 1])
-    scores = np.zeros((2, n_items), np.float32)
+    scores = np.linspace([1, 1], [0, 0], n_items, axis=1, dtype=np.float32)
+    scores[:, 1:-1][:, :1] = -np.inf
+    rank = target_rank(scores, targets)
     try:
-        checked(reward, targets, scores, targets, ["made up", "made up"])
+        checked(reward, rank, scores, targets, ["made up", "made up"])
     except InputError as error:
-        raise InputError(f"tried on ranks that are made up: {error.message}") from error
+        # not from ``error``: of a chain, what is told is how it began
+        raise InputError(
+            f"tried on ranks that are made up: {error.message}"
+        ) from error.__cause__
 
 
 def _failing(

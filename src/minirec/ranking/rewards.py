@@ -1,9 +1,9 @@
 """Rewards: what a completion earns for where it placed the true next item.
 
 A reward is a plain function ``f(ranks, scores, targets) -> float array``, named by
-dotted path in ``ranking.reward``, alone or with others and weights: the targets' ranks (N,) counted from 0, the scores
-(N, M) of all items with masked ones at -inf, and the targets' columns (N,). Higher is
-better.
+dotted path in ``ranking.reward``, alone or with others and weights. It gets the targets'
+ranks (N,) counted from 0, the scores (N, M) of all items with masked ones at -inf, and
+the targets' columns (N,). Higher is better.
 """
 
 from collections.abc import Callable, Sequence

@@ -82,6 +82,30 @@ def without_diversity(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
     return _highest(tables, _pool(tables)[VALUE], k)
 
 
+def balanced(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
+    """Choose the samples of the highest value among those of the same target item.
+
+    Score = 1 - (place + 1/2) / n, from 0 to 1, where n candidates have the sample's
+    target and ``place`` of them, from 0, a higher value; higher is chosen. So targets
+    have the shares of picks that they have of candidates, and popular ones, which are
+    easy, do not crowd out the others. Equal values come in a random order by ``seed``:
+    where most samples earned nothing, those with the lowest ids would be the first
+    users'. Source: none. Cost: O(N) beside sorting; reads ``prompts``.
+    """
+    pool = _pool(tables)
+    check_k(k, len(pool))
+    value = finite_vector(pool[VALUE], VALUE)
+    target = pd.factorize(_of_prompts(tables, TARGET_ITEM_ID), sort=True)[0]
+    chance = np.random.default_rng(seed).random(len(pool))
+    order = np.lexsort((chance, -value, target))
+    n = np.bincount(target)
+    place = np.empty(len(pool))
+    place[order] = np.arange(len(pool)) - np.repeat(np.cumsum(n) - n, n)
+    score = 1 - (place + 0.5) / n[target]
+    # of equal scores the higher value, and then chance
+    return pool[SAMPLE_ID].to_numpy()[np.lexsort((chance, -value, -score))[:k]]
+
+
 def random(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
     """Choose samples at random by ``seed``, all alike.
 

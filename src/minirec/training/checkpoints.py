@@ -1,6 +1,6 @@
 """A training that was cut short, on disk: whole, or not at all.
 
-The adapter and the optimizer's state as safetensors, all else as JSON; nothing is
+What is trained and the optimizer's state as safetensors, all else as JSON; nothing is
 pickled.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STATE = "trainer_state.json"  # by this name transformers' trainer looks for it
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.safetensors"
+OTHERS = "others.safetensors"
 SETTINGS, EARNED, HASHES = "optimizer.json", "earned.json", "sha256.json"
 
 
@@ -29,8 +30,9 @@ def write(
     state: TrainerState,
     adapter: dict[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    scheduler: Any,
+    scheduler: Any | None,
     earned: list[tuple[int, float]],
+    others: dict[str, torch.Tensor],
 ) -> None:
     """Write a checkpoint, and remove the one before.
 
@@ -39,13 +41,15 @@ def write(
     folder
         Of this training's checkpoints, there or not.
     state
-        The trainer's.
+        The trainer's: its step and its log.
     adapter
-        Its tensors.
+        The tensors that are trained.
     optimizer, scheduler
-        Whose states are kept.
+        Whose states are kept. No scheduler: the learning rate is constant.
     earned
         The position and the mean reward of each prompt that was trained on.
+    others
+        Tensors of any other meaning.
     """
     from safetensors.torch import save_file
 
@@ -59,13 +63,17 @@ def write(
     settings = {
         "param_groups": of_optimizer["param_groups"],
         "state": numbers,
-        "scheduler": scheduler.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler else None,
     }
     path = folder / f"step-{state.global_step:08d}"
     with replacing(path) as new:
         new.mkdir()
-        save_file({n: t.contiguous() for n, t in tensors.items()}, new / OPTIMIZER)
-        save_file({n: t.contiguous() for n, t in adapter.items()}, new / ADAPTER)
+        for name, those in (
+            (OPTIMIZER, tensors),
+            (ADAPTER, adapter),
+            (OTHERS, others),
+        ):
+            save_file({n: t.contiguous() for n, t in those.items()}, new / name)
         state.save_to_json(str(new / STATE))
         (new / SETTINGS).write_text(json.dumps(settings), "utf-8")
         (new / EARNED).write_text(json.dumps(earned), "utf-8")
@@ -74,11 +82,25 @@ def write(
     _remove(other for other in folder.glob("step-*") if other != path)
 
 
+def read_state(folder: Path) -> TrainerState:
+    """Return the trainer's state of a checkpoint."""
+    from transformers import TrainerState
+
+    return TrainerState.load_from_json(str(folder / STATE))
+
+
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the adapter's tensors of a checkpoint."""
+    """Return the tensors of a checkpoint that are trained."""
     from safetensors.torch import load_file
 
     return load_file(folder / ADAPTER)
+
+
+def read_others(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the other tensors of a checkpoint."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / OTHERS)
 
 
 def read_earned(folder: Path) -> list[tuple[int, float]]:
@@ -87,7 +109,9 @@ def read_earned(folder: Path) -> list[tuple[int, float]]:
     return [(position, reward) for position, reward in found]
 
 
-def restore(folder: Path, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+def restore(
+    folder: Path, optimizer: torch.optim.Optimizer, scheduler: Any | None
+) -> None:
     """Give optimizer and scheduler the states of a checkpoint."""
     from safetensors.torch import load_file
 
@@ -99,7 +123,8 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer, scheduler: Any) -> N
     optimizer.load_state_dict(
         {"state": state, "param_groups": settings["param_groups"]}
     )
-    scheduler.load_state_dict(settings["scheduler"])
+    if scheduler:
+        scheduler.load_state_dict(settings["scheduler"])
 
 
 def last_of(folder: Path) -> Path | None:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import MEAN_REWARD, POSITION, PROMPT, SAMPLE_ID, STAGE
+from minirec.errors import InputError
 from minirec.policy.head import HeadPolicy
 from minirec.policy.loading import get_adapter
-from minirec.policy.rewards import Tasks, Written, reward_completions, try_reward
+from minirec.policy.rewards import Tasks, Written, reward_completions
 from minirec.policy.rollouts import TRAINING, sample_completions
 from minirec.policy.text import Policy, load_catalogue, load_policy
 from minirec.ranking.rewards import weighted_sum
@@ -90,8 +91,6 @@ def train_adapter(
     kept
         See `train_grpo`.
     """
-    reward = weighted_sum(ranking.rewards)
-    try_reward(reward, len(items))
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     learner = load_policy(policy_model, adapter, catalogue, policy)
     training = train_grpo(
@@ -99,7 +98,7 @@ def train_adapter(
         curriculum,
         prompts,
         Tasks(prompts, items),
-        reward,
+        weighted_sum(ranking.rewards),
         grpo,
         prompts_per_step,
         pace,
@@ -162,7 +161,7 @@ def train_grpo(
     Raises
     ------
     InputError
-        If the last checkpoint is damaged, or the reward fails.
+        If the last checkpoint is damaged, TRL refuses a setting, or the reward fails.
     RuntimeError
         If TRL consumed the prompts in another order than they were drawn in.
     """
@@ -214,23 +213,25 @@ def train_grpo(
     data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
     order = drawing()
     with scratch_folder() as folder:
-        config = GRPOConfig(
-            **{
-                **quiet_trainer(),
-                "output_dir": folder,
-                "num_train_epochs": 1,  # `draw` repeats what is to be repeated
-                "steps_per_generation": grpo.gradient_accumulation_steps,
-                "shuffle_dataset": False,
-                "max_completion_length": policy.params.sampling.max_new_tokens,
-                "temperature": policy.params.sampling.temperature,
-                "lr_scheduler_type": "constant",
-                "seed": seed,
-                **grpo.config(),
-                **_batches(grpo, prompts_per_step),
-                **_saving(kept, grpo),
-                **_stopping(policy, grpo),
-            }
-        )
+        given = {
+            **quiet_trainer(),
+            "output_dir": folder,
+            "num_train_epochs": 1,  # `draw` repeats what is to be repeated
+            "steps_per_generation": grpo.gradient_accumulation_steps,
+            "shuffle_dataset": False,
+            "max_completion_length": policy.params.sampling.max_new_tokens,
+            "temperature": policy.params.sampling.temperature,
+            "lr_scheduler_type": "constant",
+            "seed": seed,
+            **grpo.config(),
+            **_batches(grpo, prompts_per_step),
+            **_saving(kept, grpo),
+            **_stopping(policy, grpo),
+        }
+        try:
+            config = GRPOConfig(**given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"TRL refuses the settings of grpo: {error}") from error
         trainer_of: Callable[..., PackedGRPOTrainer] = PackedGRPOTrainer
         if isinstance(policy, HeadPolicy):
             from minirec.training.head_trainer import HeadGRPOTrainer
@@ -374,7 +375,9 @@ def consumed_table(
     # a pace draws all that it draws, and has nothing to fill
     table = table.assign(stage=table[SAMPLE_ID].map(stage), padding=beyond & (not pace))
     if n := int(table["padding"].sum()):
-        logger.info("%s: %d prompts of the last stage again fill a step", label, n)
+        logger.info(
+            "%s: the last step is filled by %d more of the last stage", label, n
+        )
     if unseen := len(curriculum) - table[SAMPLE_ID].nunique():
         logger.warning(
             "%s: %d of %d samples were not reached at this pace: see table consumed",

@@ -3,13 +3,16 @@
 Imported by the function that trains, since TRL takes seconds to import.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from minirec.columns import SAMPLE_ID
 from minirec.policy.head import HeadPolicy, vectors_at_end
+from minirec.policy.loading import get_adapter
 from minirec.policy.rewards import Tasks
+from minirec.training import checkpoints
 from minirec.training.packed_trainer import PackedGRPOTrainer
 
 
@@ -19,15 +22,16 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
     The reasoning is trained as any completion is: by its own log-probabilities times
     its advantage. The head is trained on the best rollout of each prompt, by the item
     loss: the cross-entropy of the user's vector there with the vectors of the targets
-    of all prompts that are trained on at once in a process, the others being the
-    negatives. Its mean is weighted by ``policy.head.item_loss_weight`` and logged as
-    ``item_loss``.
+    of all prompts of the step, the others being the negatives. Every part of a step
+    and every process reads all of these, so that the loss means the same however a
+    step is shared out. Its mean is weighted by ``policy.head.item_loss_weight`` and
+    logged as ``item_loss``.
 
-    For rewards the items' vectors are read anew every ``policy.head.refresh`` steps,
-    and behind a checkpoint, so that a training that was interrupted does the same. In
+    For rewards the items' vectors are read anew every ``policy.head.refresh`` steps. In
     between, users are ranked by the present adapter against items by one of up to so
     many steps ago: rewards are off by what the adapter moved since, alike for all
-    rollouts of a prompt. The item loss always reads its items by the present adapter.
+    rollouts of a prompt. A checkpoint keeps the adapter that read the items, too. The
+    item loss always reads its items by the present adapter.
 
     Parameters
     ----------
@@ -43,7 +47,7 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
         self, *args: Any, policy: HeadPolicy, tasks: Tasks, **kwargs: Any
     ) -> None:
         self.policy, self.tasks = policy, tasks
-        self.refreshed: int | None = None  # the step whose adapter read the items
+        self.reader: dict[str, torch.Tensor] = {}  # the adapter that read the items
         super().__init__(*args, **kwargs)
         self.config: Any = self.args  # TRL's, whose type the trainer's stub hides
 
@@ -57,25 +61,37 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
     def _generate_and_score_completions(
         self, inputs: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        step, every = self.state.global_step, self.policy.params.head.refresh
-        if self.refreshed is None or step - self.refreshed >= every:
+        group = self.config.num_generations
+        step = self.state.global_step // self.config.num_iterations
+        if step % self.policy.params.head.refresh == 0:
             self.policy.refresh()
-            self.refreshed = step
+            self.reader = get_adapter(self.policy.lm)["tensors"]
         output = super()._generate_and_score_completions(inputs)
         advantages = output["advantages"]
         # within a group advantages are in the order of rewards
-        groups = advantages.view(-1, self.config.num_generations)
+        groups = advantages.view(-1, group)
         best = torch.zeros_like(groups, dtype=torch.bool)
         best.scatter_(1, groups.argmax(1, keepdim=True), True)
-        targets = self.tasks.targets(row[SAMPLE_ID] for row in inputs)
+        targets = torch.as_tensor(
+            self.tasks.targets(row[SAMPLE_ID] for row in inputs),
+            device=advantages.device,
+        )
+        of_step = self.accelerator.gather(targets[::group].contiguous()).unique()
         output["best"] = best.flatten()
         output["n_best"] = best.sum()
-        output["target"] = torch.as_tensor(targets, device=advantages.device)
+        output["target"] = targets
+        # in each row, since TRL shuffles rows and cuts them into parts
+        output["targets_of_step"] = of_step.expand(len(targets), -1)
         return output
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.refreshed = None  # as of a training that goes on behind it
+    def _beside(self) -> dict[str, torch.Tensor]:
+        return self.reader
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        self.reader = checkpoints.read_others(Path(checkpoint))
+        self.policy.set_adapter({"config": {}, "tensors": self.reader})
+        _ = self.policy.item_vectors  # are read now, by this adapter
+        super()._load_from_checkpoint(checkpoint, model)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
@@ -83,18 +99,17 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
         if not weight:
             return loss
         each = self._item_losses(self.accelerator.unwrap_model(model), inputs)
-        # best rollouts of a generation, which is trained on in several parts
-        config = self.config
-        steps = self.current_gradient_accumulation_steps / config.steps_per_generation
+        # of all best rollouts of a generation, which is trained on in several parts
+        parts = self.current_gradient_accumulation_steps
+        steps = parts / self.config.steps_per_generation
         item_loss = each.sum() / (inputs["n_best"] * steps)
-        total = torch.tensor([each.sum().item(), len(each)], device=each.device)
-        total = self.accelerator.gather(total).view(-1, 2).sum(0)
-        if total[1]:
-            self._metrics["train"]["item_loss"].append((total[0] / total[1]).item())
+        # TRL logs the mean over parts of what is noted in each
+        noted = self.accelerator.gather(parts * item_loss.detach().float()).mean()
+        self._metrics["train"]["item_loss"].append(noted.item())
         return loss + weight * item_loss
 
     def _item_losses(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Return the cross-entropy of each best rollout in the batch.
+        """Return the cross-entropy of each best rollout in the part.
 
         Equal targets are one item, and thus no negatives of each other.
         """
@@ -112,7 +127,8 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
             ]
             for name in ("prompt", "completion")
         )
-        items, target = inputs["target"][best].unique(return_inverse=True)
+        items = inputs["targets_of_step"][0]  # ascending
+        target = torch.searchsorted(items, inputs["target"][best])
         users = vectors_at_end(
             model, prompts, [[self.policy.answered(own)] for own in completions]
         )

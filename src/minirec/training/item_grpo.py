@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ from minirec.policy.item_tokens import (
     reward_slates,
     sample_slates,
     seen_mask,
+    set_weights,
     slate_log_probs,
 )
-from minirec.policy.rewards import Tasks, try_reward
+from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import TRAINING
 from minirec.ranking.rewards import weighted_sum
-from minirec.training.grpo import Training, consumed_table
+from minirec.training import checkpoints
+from minirec.training.grpo import Checkpoints, Training, consumed_table
 from minirec.training.item_settings import Settings, item_settings
 from minirec.training.order import draw, n_steps
 
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 # what is added to a standard deviation before it divides, as TRL does
 EPSILON = 1e-4
 
+logger = logging.getLogger(__name__)
+
 
 def train_item_tokens(
     adapter: Adapter,
@@ -57,6 +62,7 @@ def train_item_tokens(
     pace: PaceParams | None,
     seed: int,
     label: str,
+    kept: Checkpoints | None,
     **_: Any,
 ) -> tuple[Adapter, Training]:
     """Load the policy, train all its weights, and return them.
@@ -67,19 +73,18 @@ def train_item_tokens(
     settings = item_settings(grpo)
     learner = load_policy(adapter, policy, items)
     tasks = Tasks(prompts, items)
-    reward = weighted_sum(ranking.rewards)
-    try_reward(reward, len(items))
     log, seen = train_items(
         learner,
         curriculum,
         prompts,
         tasks,
-        reward,
+        weighted_sum(ranking.rewards),
         settings,
         prompts_per_step,
         pace,
         seed,
         label,
+        kept,
     )
     table = consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label)
     return get_weights(learner.lm, learner.tokenizer), Training(log, table)
@@ -96,6 +101,7 @@ def train_items(
     pace: PaceParams | None,
     seed: int,
     label: str,
+    kept: Checkpoints | None = None,
 ) -> tuple[pd.DataFrame, list[int]]:
     """Train the policy's weights, in place, on a curriculum.
 
@@ -125,6 +131,8 @@ def train_items(
         Of the draws.
     label
         What the progress bar says.
+    kept
+        As `minirec.training.grpo.train_grpo` takes it.
 
     Returns
     -------
@@ -132,8 +140,14 @@ def train_items(
         A row a step, by TRL's names.
     consumed
         The samples in the order in which they were trained on.
+
+    Raises
+    ------
+    InputError
+        If the last checkpoint is damaged, or the reward fails.
     """
     import torch
+    from transformers import TrainerState
 
     lm = policy.lm
     ids = curriculum[SAMPLE_ID].to_numpy()
@@ -148,6 +162,14 @@ def train_items(
         weight_decay=settings.weight_decay,
     )
     earned: list[tuple[int, float]] = []
+    log: list[dict[str, float]] = []
+    if last := checkpoints.last_of(kept.folder) if kept else None:
+        tensors = checkpoints.read_adapter(last)
+        set_weights(policy, {"config": {}, "tensors": tensors})
+        checkpoints.restore(last, optimizer, None)
+        earned = checkpoints.read_earned(last)
+        log = checkpoints.read_state(last).log_history
+        logger.info("%s goes on behind %s", label, last)
     order = draw(
         curriculum[STAGE],
         curriculum[MEAN_REWARD],
@@ -156,10 +178,15 @@ def train_items(
         pace,
         earned,
     )
-    total = n_steps(len(ids), settings.num_train_epochs, prompts_per_step)
-    log, n_tokens = [], 0
-    with tqdm(total=total, desc=label, unit=" steps") as bar:
-        for step in range(total):
+    total, done = (
+        n_steps(len(ids), settings.num_train_epochs, prompts_per_step),
+        len(log),
+    )
+    n_tokens = log[-1]["num_tokens"] if log else 0.0
+    for _ in islice(order, done * prompts_per_step):
+        pass  # was trained on
+    with tqdm(total=total, initial=done, desc=label, unit=" steps") as bar:
+        for step in range(done, total):
             began = perf_counter()
             rows = list(islice(order, prompts_per_step))
             samples = ids[rows]
@@ -215,7 +242,7 @@ def train_items(
                     "grad_norm": norm.item(),
                     "learning_rate": settings.learning_rate,
                     "completions/mean_length": float(policy.slate_size),
-                    "num_tokens": float(n_tokens),
+                    "num_tokens": n_tokens,
                     "step_time": now - began,
                     "tokens_per_second": of_step / (now - began),
                 }
@@ -223,8 +250,20 @@ def train_items(
             bar.set_postfix(
                 {"reward": log[-1]["reward"], "loss": log[-1]["loss"]}, refresh=False
             )
+            if kept and ((step + 1) % kept.steps == 0 or step + 1 == total):
+                checkpoints.write(
+                    kept.folder,
+                    TrainerState(global_step=step + 1, log_history=log),
+                    get_weights(lm, policy.tokenizer)["tensors"],
+                    optimizer,
+                    None,
+                    earned,
+                    {},
+                )
             bar.update(1)
-    return pd.DataFrame(log), [int(ids[row]) for row, _ in earned]
+    # names in order, since a checkpoint does not keep another
+    table = pd.DataFrame([dict(sorted(row.items())) for row in log])
+    return table, [int(ids[row]) for row, _ in earned]
 
 
 def advantages_of(rewards: np.ndarray, scale: str) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,8 +29,11 @@ from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     new_policy,
+    set_weights,
 )
+from minirec.ranking.grounding import mask_seen, target_rank
 from minirec.ranking.metrics import ndcg
+from minirec.training import checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class Histories(NamedTuple):
-    """What a policy is pre-trained on, and what tells it when to stop."""
+    """What a model learns next items from, and what tells it when to stop."""
 
     sequences: list[np.ndarray]
     """Of each user the items to learn, as rows of the catalogue, the oldest first."""
@@ -60,6 +65,7 @@ def pretrained(
     window: int,
     seed: int,
     label: str,
+    folder: Path,
 ) -> Adapter:
     """Make and pre-train a policy, and return all its weights.
 
@@ -71,24 +77,28 @@ def pretrained(
         Parameters.
     label
         What the progress bar says.
+    folder
+        See `pretrain`.
 
     Raises
     ------
     InputError
-        As `histories`.
+        As `histories` and `pretrain`.
     """
     data = histories(interactions, items, params.pretraining.validation_windows, seed)
     policy = new_policy(items, params, dtype, window, seed)
-    pretrain(policy, data, window, params.pretraining, seed, label)
+    pretrain(policy, data, window, params.pretraining, seed, label, folder)
     return get_weights(policy.lm, policy.tokenizer)
 
 
 def histories(
-    interactions: pd.DataFrame, items: pd.DataFrame, windows: int, seed: int
+    interactions: pd.DataFrame,
+    items: pd.DataFrame,
+    windows: int,
+    seed: int,
+    learned: Collection[str] | None = None,
 ) -> Histories:
     """Take the histories to learn, and validation windows, out of the interactions.
-
-    Learned is the split ``pretrain``, or ``train`` where there is no such split.
 
     Parameters
     ----------
@@ -100,6 +110,9 @@ def histories(
         How many validation windows are drawn at most.
     seed
         Of this draw.
+    learned
+        The splits to learn. None: ``pretrain``, or ``train`` where there is no such
+        split.
 
     Raises
     ------
@@ -109,16 +122,18 @@ def histories(
     ordered = interactions.sort_values([USER_ID, POSITION])
     row = pd.Index(items[ITEM_ID]).get_indexer(pd.Index(ordered[ITEM_ID]))
     split = ordered[SPLIT].to_numpy()
-    learned = split == (PRETRAIN if (split == PRETRAIN).any() else TRAIN)
+    if learned is None:
+        learned = [PRETRAIN if (split == PRETRAIN).any() else TRAIN]
+    known = np.isin(split, list(learned))
     first = np.flatnonzero(ordered[POSITION].to_numpy() == 0)
-    parts = zip(np.split(row, first[1:]), np.split(learned, first[1:]), strict=True)
+    parts = zip(np.split(row, first[1:]), np.split(known, first[1:]), strict=True)
     sequences = [own[kept] for own, kept in parts if kept.sum() > 1]
     # a history's first item has no past to be foretold from
     valid = np.flatnonzero((split == VALID) & (ordered[POSITION].to_numpy() > 0))
     if not sequences or not len(valid):
         raise InputError(
-            "policy.kind is item_tokens, and no user has two interactions to pre-train "
-            "on, or none is left to validate by: change preprocess.split"
+            "no user has two interactions to learn next items from, or none is left to "
+            "validate by: change preprocess.split"
         )
     drawn = np.sort(np.random.default_rng(seed).permutation(valid)[:windows])
     start = first[np.searchsorted(first, drawn, side="right") - 1]
@@ -133,6 +148,7 @@ def pretrain(
     params: PretrainingParams,
     seed: int,
     label: str,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Pre-train the policy in place, and leave it as it was at its best.
 
@@ -155,68 +171,236 @@ def pretrain(
         Of the order and the cuts.
     label
         What the progress bar says.
+    folder
+        For a checkpoint after each epoch. Where there is one, training goes on behind
+        it, and ends with the weights that it would have had without the interruption.
 
     Returns
     -------
     DataFrame
         A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+
+    Raises
+    ------
+    InputError
+        If the last checkpoint is damaged, or the loss is not finite.
     """
     import torch
+    from transformers import TrainerState
 
-    lm = policy.lm
     optimizer = torch.optim.AdamW(
-        lm.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
+        policy.lm.parameters(),
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
     )
-    best, best_epoch, rows = -1.0, -1, []
+    rows: list[dict[str, float]] = []
     kept: dict[str, torch.Tensor] = {}
-    with tqdm(total=params.epochs, desc=label, unit=" epochs") as bar:
-        for epoch in range(params.epochs):
-            loss = _epoch(
-                policy, optimizer, data.sequences, window, params, seed, epoch
-            )
-            found = validation_ndcg(policy, data, window)
-            rows.append({"epoch": epoch, "loss": loss, f"ndcg@{CUTOFF}": found})
-            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found:.4f}"})
-            bar.update(1)
-            if found > best:
-                best, best_epoch = found, epoch
-                kept = {n: p.detach().clone() for n, p in lm.named_parameters()}
-            elif epoch - best_epoch >= params.patience:
-                break
-    with torch.no_grad():
-        for name, parameter in lm.named_parameters():
-            parameter.copy_(kept[name])
-    logger.info(
-        "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
-        label,
-        CUTOFF,
+    if last := checkpoints.last_of(folder) if folder else None:
+        set_weights(policy, {"config": {}, "tensors": checkpoints.read_adapter(last)})
+        checkpoints.restore(last, optimizer, None)
+        kept = checkpoints.read_others(last)
+        rows = checkpoints.read_state(last).log_history
+        logger.info("%s goes on behind %s", label, last)
+
+    def save(weights: dict[str, torch.Tensor], best: dict[str, torch.Tensor]) -> None:
+        if folder:
+            state = TrainerState(global_step=len(rows), log_history=rows)
+            checkpoints.write(folder, state, weights, optimizer, None, [], best)
+
+    return keep_best(
+        policy.lm,
+        lambda epoch: _epoch(
+            policy, optimizer, data.sequences, window, params, seed, epoch
+        ),
+        lambda: validation_ndcg(policy, data, window),
+        params,
+        "policy.item_tokens.pretraining",
         len(data.target),
-        best,
-        best_epoch + 1,
-        len(rows),
+        label,
+        rows,
+        kept,
+        save,
     )
-    return pd.DataFrame(rows)
 
 
 def validation_ndcg(policy: ItemPolicy, data: Histories, window: int) -> float:
     """Return the mean NDCG@10 of the validation windows, seen items masked."""
     import torch
 
+    def scores(past: list[np.ndarray]) -> np.ndarray:
+        ids = [[policy.n_items, *own[-window:]] for own in past]
+        with torch.inference_mode():
+            hidden = last_hidden(policy.lm, ids)
+            return policy.logits(hidden).float().cpu().numpy()
+
+    return mean_ndcg(scores, data)
+
+
+def mean_ndcg(
+    scores: Callable[[list[np.ndarray]], np.ndarray], data: Histories
+) -> float:
+    """Return a model's mean NDCG@10 of the validation windows, seen items masked.
+
+    Parameters
+    ----------
+    scores
+        From n pasts to scores (n, M).
+    data
+        See `histories`.
+    """
     total = 0.0
     for start in range(0, len(data.target), AT_ONCE):
         past = data.past[start : start + AT_ONCE]
         target = data.target[start : start + AT_ONCE]
-        ids = [[policy.n_items, *own[-window:]] for own in past]
-        with torch.inference_mode():
-            logits = policy.logits(last_hidden(policy.lm, ids)).float().cpu().numpy()
-        place = np.arange(len(past))
-        own = logits[place, target]
-        for row, seen in enumerate(past):
-            logits[row, seen] = -np.inf
-        logits[place, target] = own
-        rank = (logits >= own[:, None]).sum(1) - 1
+        rank = target_rank(mask_seen(scores(past), past, target), target)
         total += float(np.sum(ndcg(rank, CUTOFF)))
     return total / len(data.target)
+
+
+class Stopping(Protocol):
+    """Parameters that say when `keep_best` stops."""
+
+    @property
+    def epochs(self) -> int:
+        """At most."""
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better NDCG@10, after which it stops."""
+
+
+def keep_best(
+    model: torch.nn.Module,
+    learn: Callable[[int], float],
+    measure: Callable[[], float],
+    params: Stopping,
+    parameter: str,
+    n_windows: int,
+    label: str,
+    rows: list[dict[str, float]],
+    kept: dict[str, torch.Tensor],
+    save: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None],
+) -> pd.DataFrame:
+    """Train epoch by epoch, and leave the model as it was at its best.
+
+    Parameters
+    ----------
+    model
+        Whose parameters are trained.
+    learn
+        Trains the epoch of that number, from 0, and returns its mean loss.
+    measure
+        Returns NDCG@10 of the model as it is.
+    params, parameter
+        When it stops, and the full path of these parameters, for messages.
+    n_windows
+        That it is measured on.
+    label
+        What the progress bar says.
+    rows, kept
+        What an interrupted training had written, and its weights at their best; both
+        empty at the beginning. Rows are added in place.
+    save
+        Called after each epoch with the weights, and with those at their best.
+
+    Returns
+    -------
+    DataFrame
+        A row an epoch: ``epoch``, ``loss`` and ``ndcg@10``.
+
+    Raises
+    ------
+    InputError
+        If the loss is not finite.
+    """
+    import torch
+
+    measured = f"ndcg@{CUTOFF}"
+    found = [row[measured] for row in rows]
+    with tqdm(
+        total=params.epochs, initial=len(rows), desc=label, unit=" epochs"
+    ) as bar:
+        for epoch in range(len(rows), params.epochs):
+            if epoch - _best(found) > params.patience:
+                break
+            loss = learn(epoch)
+            if not np.isfinite(loss):
+                raise InputError(
+                    f"{label}: the loss of epoch {epoch + 1} is not finite: lower "
+                    f"{parameter}.learning_rate"
+                )
+            found.append(measure())
+            rows.append({"epoch": epoch, "loss": loss, measured: found[-1]})
+            weights = {
+                name: own.detach().cpu().clone()
+                for name, own in model.named_parameters()
+            }
+            if _best(found) == epoch:
+                kept = weights
+            save(weights, kept)
+            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found[-1]:.4f}"})
+            bar.update(1)
+    with torch.no_grad():
+        for name, own in model.named_parameters():
+            own.copy_(kept[name])
+    logger.info(
+        "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
+        label,
+        CUTOFF,
+        n_windows,
+        max(found),
+        _best(found) + 1,
+        len(rows),
+    )
+    return pd.DataFrame(rows, columns=["epoch", "loss", measured])
+
+
+def _best(found: list[float]) -> int:
+    """Return the first epoch of the highest NDCG; none was measured yet: 0."""
+    return int(np.argmax(found)) if found else 0
+
+
+def cut(
+    sequences: list[np.ndarray],
+    length: int,
+    batch_size: int,
+    noise: np.random.Generator,
+) -> list[list[np.ndarray]]:
+    """Cut the sequences of an epoch into pieces, and these into batches.
+
+    Parameters
+    ----------
+    sequences
+        Each is cut into pieces of ``length`` items, the first one shorter at random.
+    length
+        Items of a piece, at most.
+    batch_size
+        Pieces of a batch.
+    noise
+        Draws the cuts and the order.
+
+    Returns
+    -------
+    list of list of ndarray
+        Batches in random order. Pieces of like length are together, the longest first,
+        as a batch is padded to it.
+    """
+    pieces = [
+        piece
+        for own in sequences
+        for piece in np.split(
+            own, np.arange(noise.integers(1, length + 1), len(own), length)
+        )
+        if len(piece)
+    ]
+    order = noise.permutation(len(pieces))
+    lengths = np.array([len(piece) for piece in pieces])
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    batches = [
+        [pieces[i] for i in order[first : first + batch_size]]
+        for first in range(0, len(order), batch_size)
+    ]
+    return [batches[number] for number in noise.permutation(len(batches))]
 
 
 def _epoch(
@@ -232,26 +416,9 @@ def _epoch(
     import torch
 
     noise = np.random.default_rng([seed, epoch])
-    pieces = [
-        piece
-        for own in sequences
-        for piece in np.split(
-            own, np.arange(noise.integers(1, window + 1), len(own), window)
-        )
-        if len(piece)
-    ]
-    order = noise.permutation(len(pieces))
-    # pieces of like length side by side: a batch is padded to its longest
-    lengths = np.array([len(piece) for piece in pieces])
-    order = order[np.argsort(-lengths[order], kind="stable")]
-    batches = [
-        order[i : i + params.batch_size]
-        for i in range(0, len(order), params.batch_size)
-    ]
     policy.lm.train()
     loss_sum, n_tokens = 0.0, 0
-    for number in noise.permutation(len(batches)):
-        batch = [pieces[i] for i in batches[number]]
+    for batch in cut(sequences, window, params.batch_size, noise):
         width = len(batch[0])
         ids = np.full((len(batch), width + 1), policy.n_items)
         labels = np.full((len(batch), width), -100)

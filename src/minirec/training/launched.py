@@ -29,7 +29,11 @@ from minirec.datasets.matrix import MatrixDataset
 from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
 from minirec.execution.processes import ending_with_parent
+from minirec.policy.item_tokens import check_weights
+from minirec.policy.loading import attach_adapter, outline
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
+from minirec.policy.rewards import try_reward
+from minirec.ranking.rewards import weighted_sum
 from minirec.training import checkpoints
 from minirec.training.curves import write_curves
 from minirec.training.grpo import Checkpoints, Training, train_adapter
@@ -123,21 +127,39 @@ def train(
         Hash of all that decides what comes out, by which a training knows its own.
     execution
         Parameters.
+
+    Raises
+    ------
+    InputError
+        Before a model is loaded, if the last checkpoint is damaged, the reward cannot
+        be used or the adapter is another model's; if training fails.
     """
-    if inputs["policy"].kind == "item_tokens":  # a matter of seconds, in one process
-        adapter, training = train_item_tokens(**inputs)
-        if execution.tensorboard:
-            write_curves(training.log, execution.tensorboard, inputs["label"])
-        return adapter, training
     kept = Checkpoints(
         folder / inputs["label"] / key,
         execution.checkpoint_steps,
         execution.tensorboard,
     )
     checkpoints.keep_only(kept.folder)
+    _check(inputs, kept)
+    if inputs["policy"].kind == "item_tokens":  # whose step is too small to share out
+        adapter, training = train_item_tokens(**inputs, kept=kept)
+        if execution.tensorboard:
+            write_curves(training.log, execution.tensorboard, inputs["label"])
+        return adapter, training
     if execution.accelerate:
         return train_in_processes(inputs, kept, execution.accelerate)
     return train_adapter(**inputs, kept=kept)
+
+
+def _check(inputs: dict[str, Any], kept: Checkpoints) -> None:
+    """Refuse what could not be trained, before a model is loaded."""
+    checkpoints.last_of(kept.folder)
+    try_reward(weighted_sum(inputs["ranking"].rewards), len(inputs["items"]))
+    if inputs["policy"].kind == "item_tokens":
+        check_weights(inputs["adapter"], inputs["policy"], inputs["items"])
+    else:
+        lm = outline(inputs["policy_model"], inputs["policy"].dtype)
+        attach_adapter(lm, inputs["adapter"])
 
 
 def work(folder: Path) -> None:

@@ -78,7 +78,12 @@ class PackedGRPOTrainer(GRPOTrainer):
                 optimizer,
                 self.lr_scheduler,
                 self.earned or [],
+                self._beside(),
             )
+
+    def _beside(self) -> dict[str, torch.Tensor]:
+        """Return what else a checkpoint keeps."""
+        return {}
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         tensors = checkpoints.read_adapter(Path(checkpoint))

@@ -160,10 +160,12 @@ def share_seed(given: Given, job: tuple[int, Keys]) -> None:
                 given.window,
                 given.score.proxy.prompts,
                 given.score.warm_start,
+                _checkpoints(given, keys.initial),
                 seed,
             )
         },
     )
+    shutil.rmtree(_checkpoints(given, keys.initial), ignore_errors=True)
 
     def train_proxy() -> dict[str, Any]:
         adapter, _ = score.train_proxy(

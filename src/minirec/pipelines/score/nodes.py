@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
@@ -96,6 +97,7 @@ def warm_start_policy(
     window: int,
     n_prompts: int,
     warm_start: WarmStartParams,
+    checkpoints: Path,
     seed: int,
 ) -> Adapter:
     """Make the adapter that the proxy and the trained policy both start from.
@@ -104,19 +106,23 @@ def warm_start_policy(
     item tokens is pre-trained instead, and all its weights take the adapter's place.
     """
     if kind == "item_tokens":
+        from minirec.training.checkpoints import keep_only
         from minirec.training.item_pretraining import pretrained
 
         assert item_tokens is not None  # `PolicyParams` refuses the kind without
-        columns = [USER_ID, ITEM_ID, POSITION, SPLIT]
-        return pretrained(
-            interactions.select(columns).execute(),
-            items,
-            item_tokens,
-            dtype,
-            window,
-            seed,
-            "warm_start_policy",
-        )
+        table = interactions.select([USER_ID, ITEM_ID, POSITION, SPLIT]).execute()
+        inputs: dict[str, Any] = {
+            "interactions": table.sort_values([USER_ID, POSITION], ignore_index=True),
+            "items": items,
+            "params": item_tokens,
+            "dtype": dtype,
+            "window": window,
+            "seed": seed,
+            "label": "warm_start_policy",
+        }
+        folder = checkpoints / inputs["label"] / work_key(pretrained, inputs)
+        keep_only(folder)
+        return pretrained(**inputs, folder=folder)
     from minirec.policy.loading import (
         get_adapter,
         load_model,

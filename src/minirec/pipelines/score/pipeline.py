@@ -34,6 +34,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "params:preprocess.window",
                     "params:score.proxy.prompts",
                     "params:score.warm_start",
+                    "checkpoints",
                     "params:seed",
                 ],
                 outputs="initial_adapter",

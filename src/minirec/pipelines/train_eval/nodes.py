@@ -15,11 +15,13 @@ from minirec.columns import (
     COMPLETION,
     HISTORY_ITEM_ID,
     ITEM_ID,
+    ITEM_KNN,
     METHOD,
     N_TOKENS,
     NEAREST,
     POPULARITY,
     POSITION,
+    PRETRAIN,
     PROMPT,
     RANK,
     SAMPLE_ID,
@@ -27,16 +29,23 @@ from minirec.columns import (
     STAGE,
     TEST,
     TOP_ITEM_ID,
+    TRAIN,
     TRAINED,
     UNTRAINED,
+    USER_ID,
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
 from minirec.execution.params import ExecutionParams
 from minirec.pipelines.keys import work_key
-from minirec.pipelines.train_eval.params import TrainParams
+from minirec.pipelines.train_eval.params import ItemKnnParams, TrainParams
 from minirec.policy.params import PolicyParams, RankingParams
-from minirec.ranking.baselines import nearest_to_history_scores, popularity_scores
+from minirec.ranking.baselines import (
+    item_knn_scores,
+    item_similarity,
+    nearest_to_history_scores,
+    popularity_scores,
+)
 from minirec.ranking.evaluation import (
     comparison_table,
     group_table,
@@ -44,6 +53,7 @@ from minirec.ranking.evaluation import (
     sample_values,
 )
 from minirec.ranking.grounding import popularity_prior, target_rank, top_items
+from minirec.training.sasrec import SasrecParams
 from minirec.types import Adapter, Matrix, Model
 
 # what ranks: prompts in, scores (N, M) out, and the N answers if any were written
@@ -110,7 +120,8 @@ def rank_baselines(
     window: int,
     batch_size: int,
     baselines: list[str],
-    neighbours: int,
+    item_knn: ItemKnnParams,
+    sasrec: SasrecParams,
     top: int,
     seed: int,
 ) -> pd.DataFrame:
@@ -122,29 +133,48 @@ def rank_baselines(
     prior = popularity_prior(items[POPULARITY].to_numpy())
     column = pd.Index(items[ITEM_ID])
 
-    def histories(batch: pd.DataFrame) -> list[np.ndarray]:
-        return [column.get_indexer(list(ids)) for ids in batch[HISTORY_ITEM_ID]]
+    def known() -> pd.DataFrame:
+        """Return the interactions as a frame: where they are millions, it takes some."""
+        columns = [USER_ID, ITEM_ID, POSITION, SPLIT]
+        return interactions.select(columns).execute()
 
-    parts = []
-    for method in baselines:
+    def by_history(score: Callable[[list[np.ndarray]], np.ndarray]) -> Scorer:
+        return lambda batch: (
+            score([column.get_indexer(list(ids)) for ids in batch[HISTORY_ITEM_ID]]),
+            None,
+        )
+
+    def scorer(method: str) -> Scorer:
         if method == POPULARITY:
-            parts.append(
-                rank(method, lambda b: (popularity_scores(prior, len(b)), None))
+            return lambda batch: (popularity_scores(prior, len(batch)), None)
+        if method == NEAREST:
+            vectors = item_embeddings["matrix"]
+            return by_history(
+                lambda h: nearest_to_history_scores(h, vectors, prior, prior_weight)
             )
-        elif method == NEAREST and not encoder_model:
-            logger.info("rank_baselines: no encoder_model, %s is left out", NEAREST)
-        elif method == NEAREST:
-            parts.append(
-                rank(
-                    method,
-                    lambda b: (
-                        nearest_to_history_scores(
-                            histories(b), item_embeddings["matrix"], prior, prior_weight
-                        ),
-                        None,
-                    ),
+        if method == ITEM_KNN:
+            own = known()
+            own = own[own[SPLIT].isin([PRETRAIN, TRAIN])]
+            similarity = item_similarity(
+                pd.factorize(own[USER_ID])[0],
+                column.get_indexer(pd.Index(own[ITEM_ID])),
+                len(items),
+                item_knn.neighbours,
+            )
+            return by_history(
+                lambda h: item_knn_scores(
+                    [own[-item_knn.last :] for own in h], similarity
                 )
             )
+        from minirec.training.sasrec import train_sasrec
+
+        model = train_sasrec(known(), items, sasrec, window, seed, "rank_baselines")
+        return by_history(model.scores)
+
+    if NEAREST in baselines and not encoder_model:
+        logger.info("rank_baselines: no encoder_model, %s is left out", NEAREST)
+        baselines = [method for method in baselines if method != NEAREST]
+    parts = [rank(method, scorer(method)) for method in baselines]
     return pd.concat(parts, ignore_index=True)
 
 

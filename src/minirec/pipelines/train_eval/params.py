@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, PaceParams, Params
 from minirec.ranking.metrics import COVERAGE, NOVELTY, metric_named
+from minirec.training.sasrec import SasrecParams
 
 
 class TrainParams(Params):
@@ -17,14 +18,23 @@ class TrainParams(Params):
     pace: PaceParams | None
 
 
+class ItemKnnParams(Params):
+    """The baseline `minirec.ranking.baselines.item_knn_scores`."""
+
+    neighbours: int = Field(ge=1)
+    """Of an item, that are kept."""
+    last: int = Field(ge=1)
+    """Items of a history that count."""
+
+
 class EvaluationParams(Params):
     """What ranks beside the policy, and how rankings are summed up."""
 
     batch_size: int = Field(ge=1)
     """Prompts that are ranked at once."""
-    baselines: list[Literal["popularity", "nearest", "item_knn"]]
-    neighbours: int = Field(ge=1)
-    """Of an item, that ``item_knn`` keeps."""
+    baselines: list[Literal["popularity", "nearest", "item_knn", "sasrec"]]
+    item_knn: ItemKnnParams
+    sasrec: SasrecParams
     top_items: int = Field(ge=1)
     """First items that a ranking holds."""
     metrics: list[str] = Field(min_length=1)
