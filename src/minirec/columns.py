@@ -40,6 +40,8 @@ METHOD = "method"
 METRIC = "metric"
 OTHER = "other"
 BY = "by"
+ARM = "arm"
+SEED = "seed"
 TOP_ITEM_ID = "top_item_id"
 
 # of a prompt, its place in the pool's draw

@@ -30,7 +30,7 @@ from minirec.errors import InputError
 from minirec.lineage.record import location, read
 from minirec.parameters import check_parameters
 from minirec.pipeline_registry import ORDER, pipeline_of
-from minirec.reporting import summary
+from minirec.reporting import experiment, summary
 
 # what makes `kedro run` take a part of a pipeline
 PARTS = (
@@ -47,7 +47,7 @@ PARTS = (
 WORK = ("rollouts", "rewards", "consumed", "policy_log", "rankings")
 
 # what to read when a pipeline has run that no other follows
-GUIDES = {"export": "docs/export.md"}
+GUIDES = {"export": "docs/export.md", "experiment": "docs/experiment.md"}
 
 # a full disk, a quota, a limit of a file's size, a read-only disk
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -268,6 +268,10 @@ class SummaryHook:
             written = pipeline.all_outputs() & paths.keys()
             if run_params["only_missing_outputs"]:
                 written = {n for n in written if saved_by(run_params, catalog, n)}
+            if "experiment_metrics" in written:
+                found = ("experiment_metrics", "experiment_comparisons")
+                results = [catalog.load(n) for n in (*found, "experiment_runs")]
+                console.print(experiment.summary_table(*results))
             if "candidates" in written:
                 console.print(summary.pruning_table(catalog.load("candidates")))
             after, step = following(run_params), guide(run_params)

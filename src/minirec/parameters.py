@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
+from minirec.pipelines.experiment.params import ExperimentParams, changed, shown
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
@@ -35,6 +36,7 @@ class Parameters(Params, extra="ignore"):
     score: ScoreParams
     select: SelectParams
     train_eval: TrainEvalParams
+    experiment: ExperimentParams | None = None
 
     @model_validator(mode="after")
     def draw_enough(self) -> Self:
@@ -44,7 +46,7 @@ class Parameters(Params, extra="ignore"):
             ("select.size", self.select.size),
             ("score.proxy.prompts", self.score.proxy.prompts),
         ):
-            if pool is not None and wanted > pool:
+            if pool is not None and wanted is not None and wanted > pool:
                 raise InputError(
                     f"{name} is {wanted}, and preprocess.pool.train draws {pool}: "
                     "lower the one or raise the other"
@@ -146,6 +148,25 @@ class Parameters(Params, extra="ignore"):
             )
         return self
 
+    @model_validator(mode="after")
+    def hold_for_every_arm(self) -> Self:
+        """Refuse an arm of the experiment whose parameters could not be run with."""
+        if self.experiment is None:
+            return self
+        whole = self.model_dump(mode="json", exclude={"experiment"})
+        # those that the arms' gradients are to agree with
+        whole["preprocess"]["pool"]["valid"] = self.experiment.scored_valid
+        for arm in self.experiment.names:
+            for number, overrides in enumerate(self.experiment.settings(arm)):
+                try:
+                    Parameters.model_validate(changed(whole, overrides))
+                except ValidationError as error:
+                    raise InputError(
+                        f"experiment.arms.{arm}, setting {number} "
+                        f"({shown(overrides)}): {_sentences(error)}"
+                    ) from None
+        return self
+
 
 def check_parameters(parameters: dict) -> Parameters:
     """Return the parameters as a model.
@@ -166,8 +187,7 @@ def check_parameters(parameters: dict) -> Parameters:
     try:
         return Parameters.model_validate(parameters)
     except ValidationError as error:
-        found = [_sentence(one) for one in error.errors()]
-        raise InputError("; ".join(found)) from None
+        raise InputError(_sentences(error)) from None
 
 
 def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +208,10 @@ def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         for name, value in parameters.items()
     }
     return written | check_parameters(written).model_dump(mode="json")
+
+
+def _sentences(error: ValidationError) -> str:
+    return "; ".join(_sentence(one) for one in error.errors())
 
 
 def _sentence(error: ErrorDetails) -> str:

@@ -7,7 +7,7 @@ from kedro.pipeline.node import Node
 ORDER = ("preprocess", "score", "select", "train_eval")
 
 # those that run only by their names, after the ones above
-APART = ("export",)
+APART = ("export", "experiment")
 
 
 def register_pipelines() -> dict[str, Pipeline]:

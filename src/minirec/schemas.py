@@ -328,6 +328,161 @@ class Costs(pa.DataFrameModel):
     finished_at: Series[str] = pa.Field(description="ISO 8601, UTC")
 
 
+class ExperimentTuning(pa.DataFrameModel):
+    """What each arm of an experiment earned on the validation split, by setting."""
+
+    arm: Series[str]
+    setting: Series[int] = pa.Field(ge=0, description="its place in the search")
+    overrides: Series[str] = pa.Field(
+        nullable=True, description="as --params takes them; null: none"
+    )
+    seed: Series[int] = pa.Field(ge=0)
+    ndcg: Series[float] = pa.Field(alias="ndcg@10", ge=0, le=1)
+    chosen: Series[bool]
+
+    class Config:
+        """One row an arm, setting and seed; none where there was one setting."""
+
+        unique = ("arm", "setting", "seed")
+        coerce = True
+
+
+class ExperimentRankings(pa.DataFrameModel):
+    """Where each arm placed the item that the user chose; rank 0 is best."""
+
+    arm: Series[str]
+    seed: Series[int] = pa.Field(ge=0)
+    sample_id: Series[int]
+    rank: Series[int] = pa.Field(ge=0)
+
+    class Config:
+        """One row an arm, seed and test sample."""
+
+        unique = ("arm", "seed", "sample_id")
+
+
+class ExperimentRuns(pa.DataFrameModel):
+    """What each arm was trained on, what it was worth, and what all of it cost."""
+
+    arm: Series[str]
+    seed: Series[int] = pa.Field(ge=0)
+    setting: Series[int] = pa.Field(ge=0, description="the chosen one")
+    overrides: Series[str] = pa.Field(
+        nullable=True, description="as --params takes them; null: none"
+    )
+    samples: Series[int] = pa.Field(ge=0, description="trained on; 0 before training")
+    pool: Series[int] = pa.Field(ge=1, description="that they were chosen from")
+    mean_reward: Series[float] = pa.Field(
+        nullable=True, description="of the samples; null before training"
+    )
+    ndcg: Series[float] = pa.Field(alias="ndcg@10", ge=0, le=1)
+    seconds: Series[float] = pa.Field(ge=0)
+    tokens_generated: Series[int] = pa.Field(ge=0)
+    tokens_trained: Series[int] = pa.Field(ge=0)
+    tokens_read: Series[int] = pa.Field(ge=0)
+    flops: Series[float] = pa.Field(ge=0, nullable=True, description="null: unknown")
+
+    class Config:
+        """One row an arm and seed."""
+
+        unique = ("arm", "seed")
+
+
+class ExperimentCosts(pa.DataFrameModel):
+    """What an arm cost, part by part: of what arms share, what it cannot do without."""
+
+    arm: Series[str]
+    seed: Series[int] = pa.Field(ge=0)
+    part: Series[str] = pa.Field(
+        isin=[
+            "proxy",
+            "rewards",
+            "gradients",
+            "embeddings",
+            "selection",
+            "training",
+        ]
+    )
+    seconds: Series[float] = pa.Field(ge=0)
+    tokens_generated: Series[int] = pa.Field(ge=0)
+    tokens_trained: Series[int] = pa.Field(ge=0)
+    tokens_read: Series[int] = pa.Field(ge=0)
+    flops: Series[float] = pa.Field(ge=0, nullable=True, description="null: unknown")
+
+    class Config:
+        """One row an arm, seed and part."""
+
+        unique = ("arm", "seed", "part")
+
+
+class ExperimentMetrics(pa.DataFrameModel):
+    """Mean over seeds and test samples, with its interval over users and seeds."""
+
+    arm: Series[str]
+    metric: Series[str] = pa.Field(description="`minirec.ranking.metrics`")
+    mean: Series[float] = pa.Field(ge=0)
+    low: Series[float] = pa.Field(ge=0)
+    high: Series[float] = pa.Field(ge=0)
+    seeds: Series[int] = pa.Field(gt=0)
+    users: Series[int] = pa.Field(gt=0)
+    samples: Series[int] = pa.Field(gt=0)
+
+    class Config:
+        """One row an arm and metric."""
+
+        unique = ("arm", "metric")
+
+
+class ExperimentComparisons(pa.DataFrameModel):
+    """How far two arms are apart on the same samples and seeds, and whether by chance."""
+
+    metric: Series[str]
+    arm: Series[str]
+    other: Series[str]
+    difference: Series[float] = pa.Field(description="of the means, arm less other")
+    low: Series[float] = pa.Field(description="of the interval over users and seeds")
+    high: Series[float] = pa.Field(description="of the interval over users and seeds")
+    p_value: Series[float] = pa.Field(
+        gt=0, le=1, description="randomisation test over users, of the mean over seeds"
+    )
+    p_holm: Series[float] = pa.Field(
+        gt=0, le=1, description="the same, allowing for all others of the arm"
+    )
+    verdict: Series[str] = pa.Field(
+        isin=["better", "worse", "open"],
+        description="better or worse only if interval and p_holm both say so",
+    )
+    seeds: Series[int] = pa.Field(gt=0)
+    users: Series[int] = pa.Field(gt=0)
+    samples: Series[int] = pa.Field(gt=0)
+
+    class Config:
+        """One row a metric and pair of arms, in both directions."""
+
+        unique = ("metric", "arm", "other")
+
+
+class ExperimentResults(pa.DataFrameModel):
+    """NDCG@10 and costs of each arm, seed by seed and of all seeds together."""
+
+    data: Series[str]
+    policy: Series[str] = pa.Field(description="its kind")
+    arm: Series[str]
+    fraction: Series[float] = pa.Field(ge=0, le=1, description="of the pool")
+    seed: Series[str] = pa.Field(description="or: all, with means of the costs")
+    windows: Series[int] = pa.Field(gt=0, description="test samples")
+    ndcg: Series[float] = pa.Field(alias="ndcg@10", ge=0, le=1)
+    low: Series[float] = pa.Field(ge=0, description="over users; of all, seeds, too")
+    high: Series[float] = pa.Field(ge=0, description="over users; of all, seeds, too")
+    seconds: Series[float] = pa.Field(ge=0, description="selection included")
+    tokens: Series[float] = pa.Field(ge=0, description="selection included")
+
+    class Config:
+        """One row an arm and seed, and one an arm."""
+
+        unique = ("arm", "seed")
+
+
 class ForTRL(pa.DataFrameModel):
     """The curriculum in its order, as TRL's ``GRPOTrainer`` takes it.
 

@@ -95,6 +95,13 @@ def run(tmp_path):
     return run
 
 
+def test_without_a_size_all_that_are_kept_are_chosen(run, scores, tables):
+    random = "minirec.selection.strategies.random"
+    _, selection, curriculum = run(scores, tables, params(size=None, strategy=random))
+    assert sorted(selection["sample_id"]) == sorted(curriculum["sample_id"])
+    assert sorted(selection["sample_id"]) == [3, 5, 7, 8]
+
+
 def test_the_whole_way_worked_out_by_hand(run, scores, tables):
     candidates, selection, curriculum = run(scores, tables, params())
 

@@ -5,14 +5,23 @@ import pytest
 from minirec.errors import InputError
 from minirec.ranking import evaluation
 from minirec.ranking.evaluation import (
+    arm_comparisons,
+    arm_table,
     comparison_table,
     group_table,
     mean_table,
     sample_values,
+    seed_values,
 )
 from minirec.ranking.intervals import bootstrap_mean, randomisation_test
 from minirec.ranking.metrics import ndcg
-from minirec.schemas import Comparisons, GroupMetrics, Metrics
+from minirec.schemas import (
+    Comparisons,
+    ExperimentComparisons,
+    ExperimentMetrics,
+    GroupMetrics,
+    Metrics,
+)
 
 HOW = {"draws": 200, "confidence": 0.9, "seed": 3}
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c"], "popularity": [4, 2, 0]})
@@ -130,3 +139,83 @@ def test_methods_that_rank_other_samples_are_refused():
 def test_an_unknown_metric_is_named():
     with pytest.raises(InputError, match=r"evaluation.metrics names 'map@5'"):
         sample_values(RANKINGS, PROMPTS, ITEMS, ["map@5"])
+
+
+# two arms under two seeds, on the samples 1 and 3 of two users
+ARMS = pd.DataFrame(
+    {
+        "arm": ["good"] * 4 + ["bad"] * 4,
+        "seed": [1, 1, 2, 2] * 2,
+        "sample_id": [1, 3] * 4,
+        "rank": [0, 0, 0, 1, 2, 2, 2, 0],
+    }
+)
+
+
+def test_what_arms_earned_under_each_seed():
+    found = seed_values(ARMS, PROMPTS, ITEMS, ["hr@1", "novelty@1", "mrr"])
+    assert found.names == [
+        (arm, metric) for arm in ("bad", "good") for metric in ("hr@1", "mrr")
+    ]
+    assert found.user.tolist() == ["v", "u"]
+    assert found.earned.shape == (2, 2, 4)
+    assert found.earned[:, :, 3].tolist() == [[1, 1], [1, 1 / 2]]  # mrr of the good
+    assert found.earned[:, :, 0].tolist() == [[0, 0], [0, 1]]  # hits of the bad
+
+
+def test_arms_have_the_mean_over_seeds_and_samples():
+    found = seed_values(ARMS, PROMPTS, ITEMS, ["hr@1"])
+    table = ExperimentMetrics.validate(arm_table(found, **HOW)).set_index("arm")
+    assert table["mean"].to_dict() == {"bad": 1 / 4, "good": 3 / 4}
+    assert (table["low"] <= table["mean"]).all()
+    assert (table["mean"] <= table["high"]).all()
+    assert table.iloc[0][["seeds", "users", "samples"]].tolist() == [2, 2, 2]
+
+
+def test_seeds_of_other_samples_are_refused():
+    with pytest.raises(InputError, match="seeds have different arms or samples"):
+        seed_values(ARMS.iloc[[0, 1, 2, 4, 5, 6]], PROMPTS, ITEMS, ["hr@1"])
+
+
+def many(better_under):
+    """Sixty users, each of whom the arm `new` serves better, under some of three seeds."""
+    n = 60
+    rows = [
+        pd.DataFrame(
+            {
+                "arm": arm,
+                "seed": seed,
+                "sample_id": np.arange(n),
+                "rank": 0 if arm == "new" and seed in better_under else 1,
+            }
+        )
+        for arm in ("new", "old", "third")
+        for seed in (1, 2, 3)
+    ]
+    prompts = pd.DataFrame({"sample_id": np.arange(n), "user_id": np.arange(n)})
+    found = seed_values(
+        pd.concat(rows), prompts.astype({"user_id": str}), ITEMS, ["hr@1"]
+    )
+    table = arm_comparisons(found, draws=500, confidence=0.95, seed=0)
+    return ExperimentComparisons.validate(table).set_index(["arm", "other"])
+
+
+def test_an_arm_is_better_if_users_and_seeds_both_say_so():
+    table = many(better_under={1, 2, 3})
+    row = table.loc["new", "old"]
+    assert (row["difference"], row["low"], row["high"]) == (1, 1, 1)
+    # none of 500 random choices of 60 signs comes near; two others are allowed for
+    assert row["p_value"] == pytest.approx(1 / 501)
+    assert row["p_holm"] == pytest.approx(2 / 501)
+    assert row["verdict"] == "better"
+    assert table.loc[("old", "new"), "verdict"] == "worse"
+    assert table.loc[("old", "third"), "verdict"] == "open"
+
+
+def test_one_lucky_seed_of_three_is_open_though_all_users_gain():
+    row = many(better_under={2}).loc["new", "old"]
+    # a draw of three seeds misses that one with a chance of 8/27
+    assert row["low"] == 0
+    assert row["difference"] == pytest.approx(1 / 3)
+    assert row["p_holm"] < 0.05
+    assert row["verdict"] == "open"

@@ -7,6 +7,7 @@ from minirec.ranking import intervals
 from minirec.ranking.intervals import (
     bootstrap_mean,
     bootstrap_means,
+    bootstrap_means_over_seeds,
     holm,
     randomisation_test,
 )
@@ -115,3 +116,42 @@ def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm([0.5, 0.02, 0.021]).tolist() == pytest.approx([0.5, 0.06, 0.06])
     assert holm([0.6, 0.9]).tolist() == [1, 1]
     assert holm([]).tolist() == []
+
+
+def test_users_and_seeds_are_drawn_apart():
+    # two users under two seeds: 0 and 0 under the one, 0 and 4 under the other. A draw
+    # has 0, 1 or 2 times the second seed and 0, 1 or 2 times the second user, half of
+    # the times once: a mean of 4 x (times / 2) x (times / 2)
+    values = np.array([[[0.0], [0.0]], [[0.0], [4.0]]])
+    draws = 10_000
+    means = bootstrap_means_over_seeds(values, draws, seed=0)[:, 0]
+    chance = {0.0: 7 / 16, 1.0: 1 / 4, 2.0: 1 / 4, 4.0: 1 / 16}
+    assert set(means) == set(chance)
+    for mean, p in chance.items():
+        error = np.sqrt(p * (1 - p) / draws)
+        assert (means == mean).mean() == pytest.approx(p, abs=4 * error)
+
+
+def test_one_seed_leaves_the_draws_of_users():
+    values = np.random.default_rng(0).random((1, 30, 2))
+    users = np.arange(30) // 3
+    means = bootstrap_means_over_seeds(values, 4000, seed=1, groups=users)
+    alone = bootstrap_means(values[0], 4000, seed=2, groups=users)
+    # two standard deviations of 4,000 draws: each has a relative error of 1.1%
+    np.testing.assert_allclose(means.std(axis=0), alone.std(axis=0), rtol=0.07)
+
+
+def test_samples_of_a_user_are_drawn_together_under_all_seeds():
+    # one user has both samples: a draw takes all of them, whichever seeds it takes
+    values = np.array([[[0.0], [1.0]], [[0.0], [1.0]]])
+    means = bootstrap_means_over_seeds(values, 50, seed=0, groups=["a", "a"])
+    assert set(means[:, 0]) == {0.5}
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+def test_blocks_of_two_ways_give_every_draw(monkeypatch, block):
+    monkeypatch.setattr(intervals, "_BLOCK", block)
+    values = np.random.default_rng(0).random((3, 30, 2))
+    means = bootstrap_means_over_seeds(values, 101, seed=0)
+    assert means.shape == (101, 2)
+    assert ((means > 0.2) & (means < 0.8)).all()

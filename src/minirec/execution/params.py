@@ -22,7 +22,8 @@ class ExecutionParams(Params):
     """Steps of training from one checkpoint to the next."""
     accelerate: dict[str, int | str] | None = None
     """Options of ``accelerate launch``, by its own names; None trains in this process."""
-
+    processes: int = Field(1, ge=1)
+    """That train arms of an experiment side by side."""
     tensorboard: str | None = None
     """Folder to which training sends its curves for TensorBoard; None: to none."""
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minirec.columns import (
+    ARM,
     BY,
     ITEM_ID,
     METHOD,
@@ -17,6 +18,7 @@ from minirec.columns import (
     POPULARITY,
     RANK,
     SAMPLE_ID,
+    SEED,
     SEEN_ITEM_ID,
     TARGET_ITEM_ID,
     TOP_ITEM_ID,
@@ -27,12 +29,14 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.ranking.intervals import (
     bootstrap_means,
+    bootstrap_means_over_seeds,
     holm,
     interval,
     randomisation_test,
 )
 from minirec.ranking.metrics import (
     HR,
+    MRR,
     NDCG,
     NOVELTY,
     OF_RANK,
@@ -236,6 +240,148 @@ def group_table(
             table.insert(2, "most", most)
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+class SeedValues(NamedTuple):
+    """What each arm of an experiment earned on each of N samples under each seed."""
+
+    names: list[tuple[str, str]]
+    """Arm and metric of each column."""
+    earned: NDArray[np.float64]
+    """(S, N, len(names))."""
+    user: NDArray[np.object_]
+    """(N,) whose sample it is."""
+
+
+def seed_values(
+    rankings: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    metrics: Sequence[str],
+) -> SeedValues:
+    """Return what each arm earned on each sample under each seed.
+
+    Parameters
+    ----------
+    rankings
+        A table of `minirec.schemas.ExperimentRankings`.
+    prompts, items
+        Tables of these names.
+    metrics
+        Names as of `minirec.ranking.metrics.metric_named`; those that need more than
+        a target's rank, novelty and coverage, are left out.
+
+    Raises
+    ------
+    InputError
+        If a metric is unknown, or arms or seeds rank different samples.
+    """
+    kinds = {name: metric_named(name, PARAMETER).kind for name in metrics}
+    of_rank = [name for name, kind in kinds.items() if kind in (HR, NDCG, MRR)]
+    of_seeds = [
+        sample_values(own.rename(columns={ARM: METHOD}), prompts, items, of_rank)
+        for _, own in rankings.groupby(SEED)
+    ]
+    first = of_seeds[0]
+    for other in of_seeds[1:]:
+        if other.names != first.names or not np.array_equal(
+            other.sample_id, first.sample_id
+        ):
+            raise InputError(
+                "experiment_rankings: seeds have different arms or samples: run "
+                "`kedro run --pipelines experiment`"
+            )
+    earned = np.stack([found.earned for found in of_seeds])
+    return SeedValues(first.names, earned, first.user)
+
+
+def arm_table(
+    found: SeedValues, draws: int, confidence: float, seed: int
+) -> pd.DataFrame:
+    """Return the mean of each column over seeds and samples, with its interval.
+
+    Parameters
+    ----------
+    found
+        Of `seed_values`.
+    draws, confidence, seed
+        Of `minirec.ranking.intervals.bootstrap_means_over_seeds`.
+
+    Returns
+    -------
+    DataFrame
+        ``arm``, ``metric``, ``mean``, ``low``, ``high``, ``seeds``, ``users``,
+        ``samples``.
+    """
+    means = bootstrap_means_over_seeds(found.earned, draws, seed, found.user)
+    rows = [
+        (*name, mean, *interval(drawn, confidence))
+        for name, mean, drawn in zip(
+            found.names, found.earned.mean(axis=(0, 1)), means.T, strict=True
+        )
+    ]
+    table = pd.DataFrame(rows, columns=[ARM, METRIC, "mean", "low", "high"])
+    return table.assign(**_sizes(found))
+
+
+def arm_comparisons(
+    found: SeedValues, draws: int, confidence: float, seed: int
+) -> pd.DataFrame:
+    """Compare each arm with each other one on the same samples, by every metric.
+
+    Two questions are asked of a difference. Would other users and other seeds show it,
+    too? Its interval says so (`bootstrap_means_over_seeds`). Could it come by chance
+    if both arms, as they were trained, served every user alike? The randomisation test
+    says so, over users, of the mean over seeds. An arm is called better only if the
+    interval lies above 0 and the p-value, allowing for all others that the arm is
+    compared with (Holm), below 1 - ``confidence``.
+
+    Parameters
+    ----------
+    found, draws, confidence, seed
+        As of `arm_table`; there are as many random signs of users as draws.
+
+    Returns
+    -------
+    DataFrame
+        ``metric``, ``arm``, ``other``, ``difference`` (of their means, arm less
+        other), ``low``, ``high``, ``p_value``, ``p_holm``, ``verdict`` (``better``,
+        ``worse`` or ``open``), ``seeds``, ``users``, ``samples``; each pair in both
+        directions.
+    """
+    place = {name: column for column, name in enumerate(found.names)}
+    arms = list(dict.fromkeys(arm for arm, _ in found.names))
+    metrics = list(dict.fromkeys(metric for _, metric in found.names))
+    rows = [(metric, *pair) for metric in metrics for pair in permutations(arms, 2)]
+    first = [place[arm, metric] for metric, arm, _ in rows]
+    second = [place[other, metric] for metric, _, other in rows]
+    drawn = bootstrap_means_over_seeds(found.earned, draws, seed, found.user)
+    drawn = drawn[:, first] - drawn[:, second]
+    of_users = found.earned.mean(axis=0)
+    differences = of_users[:, first] - of_users[:, second]
+    ends = np.array([interval(each, confidence) for each in drawn.T]).reshape(-1, 2)
+    table = pd.DataFrame(rows, columns=[METRIC, ARM, OTHER]).assign(
+        difference=differences.mean(axis=0),
+        low=ends[:, 0],
+        high=ends[:, 1],
+        p_value=randomisation_test(differences, draws, seed, found.user),
+    )
+    table["p_holm"] = table.groupby([METRIC, ARM])["p_value"].transform(holm)
+    sure = table["p_holm"] < 1 - confidence
+    table["verdict"] = np.select(
+        [sure & (table["low"] > 0), sure & (table["high"] < 0)],
+        ["better", "worse"],
+        "open",
+    )
+    return table.assign(**_sizes(found))
+
+
+def _sizes(found: SeedValues) -> dict[str, int]:
+    return {
+        "seeds": len(found.earned),
+        "users": len(np.unique(found.user)),
+        "samples": len(found.user),
+    }
 
 
 def _ranges(values: NDArray[np.integer], n: int) -> list[tuple[int, int]]:

@@ -8,17 +8,14 @@ same command, with another ``--machine_rank``, is run on each.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from minirec.datasets.files import ParquetDataset
 from minirec.datasets.matrix import MatrixDataset
 from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
+from minirec.execution.processes import ending_with_parent
 from minirec.policy.item_tokens import check_weights
 from minirec.policy.loading import attach_adapter, outline
 from minirec.policy.params import GRPOParams, PaceParams, PolicyParams, RankingParams
@@ -51,9 +49,6 @@ GROUPS: dict[str, type[BaseModel]] = {
 }
 # within the folder of a training
 JOB, RESULT, ERROR, COSTS = "job", "result", "error.txt", "costs.json"
-
-# of Linux' prctl.h: which signal a process gets when the one that started it is gone
-_PR_SET_PDEATHSIG = 1
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +90,7 @@ def train_in_processes(
     done = subprocess.run(  # noqa: S603 (options are the user's own)
         command,
         env={**os.environ, **on_cpu},
-        preexec_fn=_ending_with_parent(),
+        preexec_fn=ending_with_parent(),
         check=False,
     )
     if (error := folder / ERROR).exists():
@@ -230,13 +225,6 @@ def _read_job(job: Path) -> tuple[dict[str, Any], Checkpoints]:
     path = str(job / "item_embeddings.safetensors")
     inputs["item_embeddings"] = MatrixDataset(filepath=path).load()
     return inputs, kept
-
-
-def _ending_with_parent() -> Callable[[], Any] | None:
-    """Let a process be ended when the one that started it is, as by a kill -9."""
-    if sys.platform != "linux":
-        return None
-    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def select_samples(
     gradients: Matrix,
     embeddings: Matrix,
     strategy: str,
-    size: int,
+    size: int | None,
     seed: int,
 ) -> pd.DataFrame:
-    """Choose ``size`` of the kept samples by the strategy, a dotted path.
+    """Choose ``size`` of the kept samples, or all, by the strategy, a dotted path.
 
     Raises
     ------
@@ -67,6 +67,7 @@ def select_samples(
         If the strategy does not return so many different samples, all of them kept.
     """
     tables = _tables(candidates, prompts, items, gradients, embeddings)
+    size = size or len(tables["candidates"])
     chosen = _choose(strategy, "select.strategy", tables, size, seed)
     value = tables["candidates"].set_index(SAMPLE_ID)[VALUE]
     return pd.DataFrame(
@@ -85,10 +86,10 @@ def compare_strategies(
     gradients: Matrix,
     embeddings: Matrix,
     compare: list[str],
-    size: int,
+    size: int | None,
     seed: int,
 ) -> pd.DataFrame:
-    """Choose ``size`` of the kept samples by each strategy, of the same tables.
+    """Choose ``size`` of the kept samples, or all, by each strategy, of the same tables.
 
     Raises
     ------
@@ -96,6 +97,7 @@ def compare_strategies(
         If a strategy does not return so many different samples, all of them kept.
     """
     tables = _tables(candidates, prompts, items, gradients, embeddings)
+    size = size or len(tables["candidates"])
     chosen: list[NDArray[np.int64]] = []
     with tqdm(compare, desc="compare_strategies", unit=" strategies") as bar:
         for path in bar:

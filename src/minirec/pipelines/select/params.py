@@ -79,7 +79,8 @@ class SelectParams(Params):
 
     prune: PruneParams
     strategy: str
-    size: int = Field(ge=1)
+    size: int | None = Field(ge=1)
+    """None: all that are kept."""
     compare: list[str]
     curriculum: CurriculumParams
 
@@ -106,7 +107,7 @@ class SelectParams(Params):
     @model_validator(mode="after")
     def fill_every_stage(self) -> Self:
         """Refuse more stages than samples."""
-        if self.curriculum.n_stages > self.size:
+        if self.size is not None and self.curriculum.n_stages > self.size:
             raise InputError(
                 f"select.curriculum.n_stages is {self.curriculum.n_stages} for "
                 f"select.size {self.size}: lower the one or raise the other"

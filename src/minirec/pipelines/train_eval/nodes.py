@@ -212,6 +212,36 @@ def rank_items(
     return rankings.sort_values([METHOD, SAMPLE_ID], ignore_index=True)
 
 
+def rank_prompts(
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    item_embeddings: Matrix,
+    adapter: Adapter,
+    policy_model: Model,
+    encoder_model: Model,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    batch_size: int,
+    label: str,
+) -> pd.DataFrame:
+    """Return the rank of the target of each prompt, of whichever split, by one policy.
+
+    The policy ranks the whole catalogue; seen items are masked.
+    """
+    rank = _ranker(prompts.assign(**{SPLIT: TEST}), items, batch_size, 1, label)
+    ((_, score),) = _recommenders(
+        {TRAINED: adapter},
+        items,
+        item_embeddings,
+        policy_model,
+        encoder_model,
+        policy,
+        ranking,
+    )
+    ranks = rank(TRAINED, score)[[SAMPLE_ID, RANK]]
+    return ranks.sort_values(SAMPLE_ID, ignore_index=True)
+
+
 def _ranker(
     prompts: pd.DataFrame, items: pd.DataFrame, batch_size: int, top: int, label: str
 ) -> Callable[[str, Scorer], pd.DataFrame]:

@@ -1,0 +1,476 @@
+"""What an experiment found: its figures, its summary and its page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from rich import box
+from rich.table import Table
+
+from minirec.reporting.figures import GREY, LAYOUT, ORANGE, SKY, VERMILION
+
+METRIC = "ndcg@10"
+TITLE = "NDCG@10"
+# what each arm is measured against, where they are there
+BEFORE, FULL, RANDOM = "before", "full", "random"
+COSTS = ["seconds", "tokens_generated", "tokens_trained", "tokens_read", "flops"]
+UNITS = {"flops": "FLOPs of the models", "seconds": "seconds"}
+# kedro-viz sees to the first axis alone
+AXIS = {"gridcolor": "rgba(128, 128, 128, 0.3)", "zerolinecolor": GREY}
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+  font: 1rem/1.5 system-ui, sans-serif; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; vertical-align: top;
+  font-variant-numeric: tabular-nums; }
+th { border-bottom: 1px solid; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+.wide { overflow-x: auto; }
+.better { color: #009E73; font-weight: bold; }
+.worse { color: #D55E00; font-weight: bold; }
+details { margin: 1rem 0; }
+summary { cursor: pointer; }
+"""
+
+
+def overview(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an arm, the best NDCG@10 first.
+
+    Parameters
+    ----------
+    metrics, runs
+        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+
+    Returns
+    -------
+    DataFrame
+        ``arm``; ``mean``, ``low`` and ``high`` of NDCG@10; of all seeds the mean
+        ``samples``, ``mean_reward`` and costs; ``relative``, the cost as a share of
+        that of the arm `FULL`, in FLOPs where all are known and in seconds else (null
+        without such an arm).
+    """
+    own = metrics.loc[metrics["metric"] == METRIC, ["arm", "mean", "low", "high"]]
+    of_arm = runs.groupby("arm")[["samples", "pool", "mean_reward", *COSTS]]
+    table = own.merge(of_arm.mean().reset_index(), on="arm")
+    cost = table.set_index("arm")[cost_column(runs)]
+    whole = cost.get(FULL, 0)
+    table["relative"] = (cost / whole).to_numpy() if whole else float("nan")
+    return table.sort_values("mean", ascending=False, ignore_index=True)
+
+
+def cost_column(runs: pd.DataFrame) -> str:
+    """Return by which column costs are compared: seconds where FLOPs are unknown."""
+    return "seconds" if runs["flops"].isna().any() else "flops"
+
+
+def summary_table(
+    metrics: pd.DataFrame, comparisons: pd.DataFrame, runs: pd.DataFrame
+) -> Table:
+    """Lay out the arms by NDCG@10, with what they cost, in 80 columns.
+
+    Parameters
+    ----------
+    metrics, comparisons, runs
+        Tables of `minirec.schemas.ExperimentMetrics`, `ExperimentComparisons` and
+        `ExperimentRuns`.
+    """
+    shown = overview(metrics, runs)
+    others = [name for name in (FULL, RANDOM) if name in set(shown["arm"])]
+    users, seeds = int(metrics["users"].iloc[0]), int(metrics["seeds"].iloc[0])
+    unit = "FLOPs" if cost_column(runs) == "flops" else "seconds"
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{len(shown)} arms on {_seeds(seeds)}, "
+        f"{int(metrics['samples'].iloc[0]):,} test samples of {users:,} users",
+        title_style="bold",
+        caption=r"mean \[interval over users and seeds]; * better or worse by this "
+        "interval and by a randomisation test that allows for all arms (Holm); "
+        f"cost: {unit}, scoring and selection included",
+        caption_style="",
+    )
+    table.add_column("arm", overflow="fold")
+    table.add_column(TITLE, justify="right", no_wrap=True)
+    for name in others:
+        table.add_column(f"less {name}", justify="right", no_wrap=True)
+    if FULL in others:
+        table.add_column("cost", justify="right", no_wrap=True)
+    found = _compared(comparisons)
+    for row in shown.to_dict("records"):
+        cells = [row["arm"], _interval(row)]
+        cells += [_difference(found.get((row["arm"], name))) for name in others]
+        if FULL in others:
+            cells.append(f"{row['relative']:.0%}")
+        table.add_row(*cells)
+    return table
+
+
+def plot_arms(metrics: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Draw NDCG@10 of each arm with its interval, and that of each seed.
+
+    Parameters
+    ----------
+    metrics, runs
+        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+    """
+    shown = overview(metrics, runs).iloc[::-1]  # plotly begins at the bottom
+    figure = go.Figure()
+    figure.add_scatter(
+        x=runs[METRIC],
+        y=runs["arm"],
+        mode="markers",
+        marker={"color": GREY, "size": 5, "opacity": 0.6},
+        name="a seed",
+        customdata=runs[["seed"]],
+        hovertemplate="%{y}, seed %{customdata[0]}: %{x:.4f}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=shown["mean"],
+        y=shown["arm"],
+        mode="markers",
+        marker={"color": _colours(shown), "size": 9},
+        error_x=_error(shown),
+        name="mean, with its interval over users and seeds",
+        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+    )
+    return figure.update_layout(
+        LAYOUT,
+        title={"text": "What each arm was worth"},
+        xaxis=AXIS | {"title": {"text": f"{TITLE} (higher is better)"}},
+        yaxis=AXIS
+        | {
+            "categoryorder": "array",
+            "categoryarray": shown["arm"].tolist(),
+            "tickfont": {"size": 11},
+            "automargin": True,
+        },
+        height=max(400, 140 + 26 * len(shown)),
+    )
+
+
+def plot_cost(metrics: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Draw NDCG@10 against all that an arm cost, scoring and selection included.
+
+    Parameters
+    ----------
+    metrics, runs
+        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+    """
+    column = cost_column(runs)
+    title = f"{UNITS[column]}, with proxy, rollouts and selection"
+    return _plot_against(metrics, runs, column, title, "What it cost")
+
+
+def plot_samples(metrics: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Draw NDCG@10 against the number of samples that an arm was trained on.
+
+    Parameters
+    ----------
+    metrics, runs
+        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+    """
+    title = "samples trained on"
+    return _plot_against(metrics, runs, "samples", title, "How many samples it took")
+
+
+def plot_difficulty(metrics: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """Draw NDCG@10 against how easy an arm's samples were: their mean reward.
+
+    Parameters
+    ----------
+    metrics, runs
+        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+    """
+    title = "mean reward of the samples trained on (higher is easier)"
+    return _plot_against(metrics, runs, "mean_reward", title, "How easy they were")
+
+
+def _plot_against(
+    metrics: pd.DataFrame, runs: pd.DataFrame, column: str, x: str, title: str
+) -> go.Figure:
+    table = overview(metrics, runs)
+    shown = table[table["samples"] > 0].sort_values(column)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=shown[column],
+        y=shown["mean"],
+        mode="markers+text",
+        marker={"color": _colours(shown), "size": 9},
+        error_y=_error(shown),
+        text=shown["arm"],
+        textposition="top right",
+        textfont={"size": 10},
+        customdata=shown[["low", "high", "samples"]],
+        hovertemplate="%{text}: %{y:.4f}, from %{customdata[0]:.4f} to "
+        "%{customdata[1]:.4f}<br>%{customdata[2]:,.0f} samples, %{x:.4~g}"
+        "<extra></extra>",
+        showlegend=False,
+    )
+    for row in table[table["arm"] == BEFORE].to_dict("records"):
+        figure.add_hline(
+            y=row["mean"],
+            line={"color": VERMILION, "dash": "dot", "width": 1},
+            annotation={"text": "before", "font": {"size": 11}},
+        )
+    wide = len(shown) and shown[column].min() * 20 < shown[column].max()
+    return figure.update_layout(
+        LAYOUT,
+        title={"text": title},
+        xaxis=AXIS
+        | {
+            "title": {"text": x},
+            "type": "log" if wide and shown[column].min() > 0 else "linear",
+        },
+        yaxis=AXIS | {"title": {"text": f"{TITLE} (higher is better)"}},
+    )
+
+
+def render_report(
+    metrics: pd.DataFrame,
+    runs: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    costs: pd.DataFrame,
+    tuning: pd.DataFrame,
+    arms_figure: go.Figure,
+    cost_figure: go.Figure,
+    samples_figure: go.Figure,
+    difficulty_figure: go.Figure,
+    data: str,
+    seeds: list[int],
+    kind: str,
+    confidence: float,
+) -> str:
+    """Lay out the whole experiment on one page, which loads nothing.
+
+    Parameters
+    ----------
+    metrics, runs, comparisons, costs, tuning
+        The tables ``experiment_*`` of `minirec.schemas`.
+    arms_figure, cost_figure, samples_figure, difficulty_figure
+        Of `plot_arms`, `plot_cost`, `plot_samples` and `plot_difficulty`.
+    data, seeds, kind, confidence
+        Parameters.
+
+    Returns
+    -------
+    str
+        HTML with plotly's own code in it, some 5 MB.
+    """
+    shown = overview(metrics, runs)
+    first, *rest = (arms_figure, cost_figure, samples_figure, difficulty_figure)
+    figures = [first.to_html(full_html=False, include_plotlyjs=True)]
+    figures += [each.to_html(full_html=False, include_plotlyjs=False) for each in rest]
+    sizes = metrics.iloc[0]
+    own = runs.drop_duplicates("arm").set_index("arm")["overrides"]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+            f"<title>{escape(data)}: which samples to train on</title>",
+            f"<style>{STYLE}</style></head><body>",
+            f"<section><h1>Which samples are worth training on: "
+            f"{escape(data)}, policy {escape(kind)}</h1>",
+            f"<p>{len(shown)} arms on {_seeds(int(sizes['seeds']))} "
+            f"({', '.join(map(str, seeds))}), a pool of "
+            f"{int(runs['pool'].iloc[0]):,} samples, {int(sizes['samples']):,} test "
+            f"samples of {int(sizes['users']):,} users. Each seed has its own policy "
+            "before reinforcement, proxy, rollouts, draws and training.</p>",
+            _arms_section(shown, comparisons, runs, confidence),
+            "</section>",
+            *(f"<section>{each}</section>" for each in figures),
+            "<section><h2>What each arm cost</h2>",
+            "<p>Means over seeds. An arm pays for the proxy, rollouts, gradients and "
+            "embeddings only if it cannot choose without them. The policy before "
+            "reinforcement, which all arms start from, evaluation and the search for "
+            "settings are not counted.</p>",
+            _costs(shown, costs),
+            "</section><section><h2>What each arm is</h2>",
+            "<p>What it changes of the run's parameters, the chosen setting "
+            "included.</p>",
+            _html(
+                ["arm", "setting", "parameters"],
+                [
+                    [
+                        arm,
+                        str(runs.loc[runs["arm"] == arm, "setting"].iloc[0]),
+                        own[arm] if isinstance(own[arm], str) else "",
+                    ]
+                    for arm in shown["arm"]
+                    if arm != BEFORE
+                ],
+                texts=("parameters",),
+            ),
+            _tuning(tuning),
+            "</section><section><h2>Each two arms</h2>",
+            _pairs(comparisons),
+            "</section></body></html>",
+        ]
+    )
+
+
+def _arms_section(
+    shown: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    runs: pd.DataFrame,
+    confidence: float,
+) -> str:
+    others = [name for name in (BEFORE, FULL, RANDOM) if name in set(shown["arm"])]
+    found = _compared(comparisons)
+    rows = [
+        [
+            row["arm"],
+            f"{row['samples']:,.0f} ({row['samples'] / row['pool']:.1%})",
+            _interval(row),
+            *(_difference_cell(found.get((row["arm"], name))) for name in others),
+            "" if pd.isna(row["relative"]) else f"{row['relative']:.0%}",
+        ]
+        for row in shown.to_dict("records")
+    ]
+    unit = "FLOPs" if cost_column(runs) == "flops" else "seconds"
+    return (
+        _html(
+            ["arm", "samples", TITLE, *(f"less {n}" for n in others), "cost"],
+            rows,
+            raw=[f"less {n}" for n in others],
+        )
+        + f"<p>Intervals hold the middle {confidence:.0%} of bootstrap draws of users "
+        "and of seeds; a difference stands with its interval and p of a randomisation "
+        "test over users, which allows for all arms that its arm is compared with "
+        '(Holm). <span class="better">Better</span> or '
+        '<span class="worse">worse</span> is said only where both agree. Cost is the '
+        f"share of what the arm {FULL} took, in {unit}.</p>"
+    )
+
+
+def _costs(shown: pd.DataFrame, costs: pd.DataFrame) -> str:
+    n_seeds = costs.groupby("arm")["seed"].nunique()
+    parts = list(dict.fromkeys(costs["part"]))
+    seconds = costs.pivot_table(
+        index="arm", columns="part", values="seconds", aggfunc="sum"
+    ).div(n_seeds, axis=0)
+    rows = [
+        [
+            row["arm"],
+            *(_number(seconds.loc[row["arm"]].get(part)) for part in parts),
+            *(_number(row[column]) for column in COSTS),
+        ]
+        for row in shown.to_dict("records")
+        if row["arm"] in seconds.index
+    ]
+    heads = [f"{part}, s" for part in parts]
+    names = ["all, s", "tokens written", "trained on", "read besides", "FLOPs"]
+    return _html(["arm", *heads, *names], rows)
+
+
+def _tuning(tuning: pd.DataFrame) -> str:
+    if tuning.empty:
+        return "<p>There was one setting an arm, and nothing to choose.</p>"
+    means = tuning.groupby(["arm", "setting"], sort=False, as_index=False).agg(
+        {"overrides": "first", METRIC: "mean", "seed": "nunique", "chosen": "first"}
+    )
+    rows = [
+        [
+            row["arm"],
+            str(row["setting"]),
+            f"{row[METRIC]:.4f}",
+            str(row["seed"]),
+            "chosen" if row["chosen"] else "",
+            row["overrides"] if isinstance(row["overrides"], str) else "",
+        ]
+        for row in means.to_dict("records")
+    ]
+    heads = ["arm", "setting", f"{TITLE}, validation", "seeds", "", "parameters"]
+    return (
+        "<details><summary>The settings that each arm tried on the validation "
+        f"split</summary>{_html(heads, rows, texts=('parameters',))}</details>"
+    )
+
+
+def _pairs(comparisons: pd.DataFrame) -> str:
+    own = comparisons[comparisons["metric"] == METRIC]
+    own = own[own["difference"] >= 0].sort_values("difference", ascending=False)
+    rows = [
+        [row["arm"], row["other"], _difference_cell(row)]
+        for row in own.to_dict("records")
+    ]
+    return (
+        f"<details><summary>{len(rows)} differences in {TITLE}</summary>"
+        + _html(["arm", "less", "difference"], rows, raw=["difference"])
+        + "</details>"
+    )
+
+
+def _seeds(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def _compared(comparisons: pd.DataFrame) -> dict[tuple[str, str], Mapping[Any, Any]]:
+    own = comparisons[comparisons["metric"] == METRIC]
+    return {(row["arm"], row["other"]): row for row in own.to_dict("records")}
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    return f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+
+
+def _difference(row: Mapping[Any, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['difference']:+.4f}{' ' if row['verdict'] == 'open' else '*'}"
+
+
+def _difference_cell(row: Mapping[Any, Any] | None) -> str:
+    if row is None:
+        return ""
+    p = f"p {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p &lt; 0.001"
+    return (
+        f'<span class="{row["verdict"]}">{row["difference"]:+.4f}</span> '
+        f"[{row['low']:+.4f}, {row['high']:+.4f}], {p}"
+    )
+
+
+def _number(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    return f"{value:.3g}" if value < 1000 or value >= 1e9 else f"{value:,.0f}"
+
+
+def _html(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    raw: Sequence[str] = (),
+    texts: Sequence[str] = (),
+) -> str:
+    """Return a table; the columns ``raw`` are markup, ``texts`` stand to the left."""
+    kind = [' class="text"' if head in texts else "" for head in heads]
+    top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, heads, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{k}>{cell if head in raw else escape(cell)}</td>"
+            for k, head, cell in zip(kind, heads, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _error(shown: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "array": shown["high"] - shown["mean"],
+        "arrayminus": shown["mean"] - shown["low"],
+        "color": GREY,
+        "thickness": 1,
+    }
+
+
+def _colours(shown: pd.DataFrame) -> list[str]:
+    own = {BEFORE: VERMILION, FULL: VERMILION, RANDOM: VERMILION}
+    return [
+        own.get(arm, ORANGE if arm.startswith("minirec") else SKY)
+        for arm in shown["arm"]
+    ]
