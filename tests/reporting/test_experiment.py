@@ -12,6 +12,7 @@ ARMS = {  # ndcg@10, samples, flops
     "before": (0.08, 0, 0.0),
     "full": (0.085, 800, 2e12),
     "minirec-without-representativeness": (0.09, 100, 1e12),
+    "random": (0.082, 100, 3e12),
     "<b>": (0.07, 100, 0.5e12),
 }
 
@@ -82,14 +83,16 @@ def costs(runs):
 
 def test_arms_come_from_the_best_to_the_worst_with_their_cost(metrics, runs):
     table = experiment.overview(metrics, runs)
-    assert [name[:7] for name in table["arm"]] == ["minirec", "full", "before", "<b>"]
-    assert table["relative"].tolist() == [0.5, 1, 0, 0.25]
+    assert [name[:7] for name in table["arm"]] == [
+        *("minirec", "full", "random", "before", "<b>")
+    ]
+    assert table["relative"].tolist() == [0.5, 1, 1.5, 0, 0.25]
 
 
 def test_costs_are_seconds_where_flops_are_unknown(metrics, runs):
     runs["flops"] = np.nan
     assert experiment.cost_column(runs) == "seconds"
-    assert experiment.overview(metrics, runs)["relative"].tolist() == [1] * 4
+    assert experiment.overview(metrics, runs)["relative"].tolist() == [1] * 5
     figure = experiment.plot_cost(metrics, runs)
     assert figure.layout.xaxis.title.text.startswith("seconds")
 
@@ -100,12 +103,13 @@ def test_the_summary_fits_80_columns(metrics, comparisons, runs):
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     said = [" ".join(line.split()) for line in lines]
-    assert "4 arms on 2 seeds, 3,000 test samples of 900 users" in said
+    assert "5 arms on 2 seeds, 3,000 test samples of 900 users" in said
     # the long name goes on in the next line
     (own,) = [line for line in said if line.startswith("minirec")]
-    assert own.endswith("0.0900 [0.0800, 0.1000] +0.0050* 50%")
-    assert "full 0.0850 [0.0750, 0.0950] 100%" in said
-    assert "before 0.0800 [0.0700, 0.0900] -0.0050 0%" in said
+    assert own.endswith("0.0900 [0.0800, 0.1000] +0.0050* +0.0080* 50%")
+    assert "full 0.0850 [0.0750, 0.0950] +0.0030 100%" in said
+    assert "random 0.0820 [0.0720, 0.0920] -0.0030 150%" in said
+    assert "before 0.0800 [0.0700, 0.0900] -0.0050 -0.0020 0%" in said
 
 
 def test_without_the_whole_pool_there_is_no_share_of_it(metrics, comparisons, runs):
@@ -117,12 +121,12 @@ def test_without_the_whole_pool_there_is_no_share_of_it(metrics, comparisons, ru
 
 
 def test_figures_show_every_trained_arm(metrics, runs):
-    assert len(experiment.plot_arms(metrics, runs).data[1].y) == 4
+    assert len(experiment.plot_arms(metrics, runs).data[1].y) == 5
     figure = experiment.plot_samples(metrics, runs)
-    assert sorted(figure.data[0].x) == [100, 100, 800]
+    assert sorted(figure.data[0].x) == [100, 100, 100, 800]
     assert figure.layout.annotations[0].text == "before"
     rewards = experiment.plot_difficulty(metrics, runs).data[0].x
-    assert sorted(rewards) == pytest.approx([1, 1, 8])
+    assert sorted(rewards) == pytest.approx([1, 1, 1, 8])
 
 
 def test_the_page_loads_nothing_and_shows_names_as_they_are(
