@@ -163,7 +163,7 @@ def rank_baselines(
             )
             return by_history(
                 lambda h: item_knn_scores(
-                    [own[-item_knn.last :] for own in h], similarity
+                    [own[-item_knn.last :] for own in h], similarity, prior
                 )
             )
         from minirec.training.sasrec import train_sasrec
