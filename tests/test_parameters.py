@@ -46,6 +46,10 @@ def test_any_setting_of_trl_s_is_passed_by_its_own_name(changed):
     assert grpo.config()["loss_type"] == "dr_grpo"
 
 
+def test_there_may_be_no_baseline(changed):
+    assert changed("train_eval.evaluation.baselines", []).train_eval
+
+
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
@@ -80,6 +84,12 @@ def test_any_setting_of_trl_s_is_passed_by_its_own_name(changed):
             "train_eval.train: 4 prompts of 4 completions (prompts_per_step, "
             "grpo.num_generations) cannot be cut into the 3 equal parts of "
             "grpo.gradient_accumulation_steps: let it divide their product",
+        ),
+        (
+            "train_eval.evaluation.baselines",
+            ["sasrec", "popularity", "sasrec"],
+            "train_eval.evaluation.baselines names sasrec more than once: name each "
+            "once",
         ),
         (
             "execution.accelerate",

@@ -1,9 +1,14 @@
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
 
+from minirec.datasets.files import ParquetDataset
 from minirec.pipelines.train_eval import create_pipeline, nodes
-from minirec.schemas import Comparisons, Metrics
+from minirec.pipelines.train_eval.params import ItemKnnParams
+from minirec.schemas import Comparisons, Metrics, Rankings
+from minirec.training import sasrec
+from minirec.training.sasrec import SasrecParams
 
 METRICS = ["hr@2", "hr@10", "ndcg@10", "coverage@2"]
 
@@ -84,3 +89,94 @@ def test_a_trained_policy_ranks_no_baseline_again():
     part = create_pipeline().from_inputs("policy_adapter")
     assert "rank_baselines" not in {node.name for node in part.nodes}
     assert "rank_items" in {node.name for node in part.nodes}
+
+
+@pytest.fixture
+def chosen():
+    """Six users who go round eight items; the last three interactions are held out."""
+    splits = ["pretrain", "train", "train", "valid", "test"]
+    rows = [
+        (f"u{user}", f"i{(user + step) % 8}", step, split)
+        for user in range(6)
+        for step, split in enumerate(splits)
+    ]
+    columns = ["user_id", "item_id", "position", "split"]
+    return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)
+
+
+@pytest.fixture
+def rank(chosen, parameters, tmp_path):
+    """Return a function that ranks by some baselines, without an encoder."""
+    n = chosen[chosen["split"].isin(["pretrain", "train"])].groupby("item_id").size()
+    items = pd.DataFrame({"item_id": [f"i{i}" for i in range(8)]})
+    items["popularity"] = items["item_id"].map(n).fillna(0).astype(int)
+    past = [[f"i{(user + step) % 8}" for step in range(4)] for user in range(6)]
+    asked = pd.DataFrame(
+        {
+            "sample_id": range(6),
+            "split": "test",
+            "n_tokens": 4,
+            "target_item_id": [f"i{(user + 4) % 8}" for user in range(6)],
+            "history_item_id": past,
+            "seen_item_id": past,
+        }
+    )
+    given = parameters["train_eval"]["evaluation"]
+
+    def by(*baselines, interactions=chosen):
+        return nodes.rank_baselines(
+            asked,
+            ibis.memtable(interactions),
+            items,
+            {"matrix": np.empty((8, 0), np.float32)},
+            {},
+            prior_weight=0.0,
+            window=3,
+            batch_size=4,
+            baselines=list(baselines),
+            item_knn=ItemKnnParams.model_validate(given["item_knn"]),
+            sasrec=SasrecParams.model_validate(given["sasrec"]),
+            top=2,
+            checkpoints=tmp_path / "checkpoints",
+            seed=0,
+        )
+
+    return by
+
+
+@pytest.mark.parametrize("baselines", [[], ["nearest"]])
+def test_no_baseline_is_an_empty_table(rank, baselines, tmp_path):
+    none, some = rank(*baselines), rank("popularity")
+    file = ParquetDataset(filepath=str(tmp_path / "rankings.parquet"))
+    file.save(Rankings.validate(none))
+    assert list(none) == list(some)
+    both = pd.concat([file.load(), some], ignore_index=True)
+    pd.testing.assert_frame_equal(Rankings.validate(both), some)
+
+
+def test_baselines_learn_neither_validation_nor_test(rank, chosen):
+    methods = ["item_knn", "sasrec"]
+    found = Rankings.validate(rank(*methods))
+    assert found.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
+    for split, of in (("test", methods), ("valid", ["item_knn"])):
+        without = chosen[chosen["split"] != split]
+        again = rank(*of, interactions=without)
+        own = found[found["method"].isin(of)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(again, own)
+
+
+def test_only_what_a_baseline_learns_leaves_the_engine(chosen):
+    table = ibis.memtable(chosen)
+    assert len(nodes._known(None, ["popularity", "nearest"])) == 0
+    assert set(nodes._known(table, ["item_knn"])["split"]) == {"pretrain", "train"}
+    known = nodes._known(table, ["item_knn", "sasrec"])
+    assert len(known) == 6 * 4
+    assert known["user_id"].tolist() == np.repeat(range(6), 4).tolist()
+    assert known["position"].tolist() == [0, 1, 2, 3] * 6
+
+
+def test_a_sasrec_that_was_trained_is_not_trained_again(rank, monkeypatch, chosen):
+    before = rank("sasrec")
+    monkeypatch.setattr(sasrec, "_epoch", lambda *_: pytest.fail("trained again"))
+    in_other_order = chosen.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(rank("sasrec", interactions=in_other_order), before)

@@ -10,6 +10,7 @@ from minirec.ranking.baselines import (
     nearest_to_history_scores,
     popularity_scores,
 )
+from minirec.ranking.grounding import top_items
 
 ITEMS = np.array([[1.0, 0], [0, 1], [-1, 0]], dtype=np.float32)
 PRIOR = np.array([0, 0.5, 1])
@@ -67,11 +68,24 @@ def test_each_item_keeps_its_nearest_and_of_equal_ones_the_first():
 def test_a_history_scores_the_neighbours_of_its_items_once_each():
     similarity = item_similarity(USERS, CHOSEN, n_items=4, neighbours=3)
     histories = [np.array([0, 2, 0]), np.array([1]), np.array([], int), np.array([3])]
-    scores = item_knn_scores(histories, similarity)
+    scores = item_knn_scores(histories, similarity, np.zeros(4))
     half = 1 / math.sqrt(2)
     expected = [[0.5, 2 * half, 0.5, 0], [half, 0, half, 0], [0] * 4, [0] * 4]
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_items_that_are_no_neighbours_follow_by_popularity():
+    similarity = item_similarity(USERS, CHOSEN, n_items=4, neighbours=3)
+    prior = np.array([0.25, 0.5, 0.75, 1.0])
+    # the smallest similarity is a half
+    scores = item_knn_scores([np.array([0]), np.array([], int)], similarity, prior)
+    neighbours = [1 / math.sqrt(2), 0.5]
+    expected = [[0.25 / 4, *neighbours, 1 / 4], prior / 4]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    nobody = item_similarity([], [], n_items=4, neighbours=3)
+    scores = item_knn_scores([np.array([0])], nobody, prior)
+    assert top_items(scores, 4).tolist() == [[3, 2, 1, 0]]
 
 
 def test_item_knn_is_the_dense_computation():
@@ -95,7 +109,9 @@ def test_item_knn_is_the_dense_computation():
     for row, columns in enumerate(histories):
         held[row, columns] = 1
     np.testing.assert_allclose(
-        item_knn_scores(histories, similarity), held @ dense, rtol=1e-5
+        item_knn_scores(histories, similarity, np.zeros(600)),
+        held @ dense,
+        rtol=1e-5,
     )
 
 
@@ -103,7 +119,7 @@ def test_no_interactions_and_no_histories_give_no_scores():
     similarity = item_similarity([], [], n_items=3, neighbours=2)
     assert similarity.shape == (3, 3)
     assert similarity.nnz == 0
-    assert item_knn_scores([], similarity).shape == (0, 3)
+    assert item_knn_scores([], similarity, np.zeros(3)).shape == (0, 3)
 
 
 @pytest.mark.parametrize(

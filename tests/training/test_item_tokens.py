@@ -281,7 +281,15 @@ def test_what_is_learned_and_what_validates(tiny, interactions):
         assert target == (past[-1] + 1) % 8
     without = interactions[interactions["split"] != "pretrain"]
     without = without.assign(position=without["position"] - 4)
-    with pytest.raises(InputError, match="no user has two interactions"):
+    with pytest.raises(
+        InputError,
+        match=r"^policy\.kind is item_tokens, and no user has two interactions in train",
+    ):
+        item_pretraining.histories(without, tiny.ITEMS, 5, seed=0)
+    without = interactions[interactions["split"] != "valid"]
+    with pytest.raises(
+        InputError, match=r"^policy\.kind is item_tokens, and no interaction in valid"
+    ):
         item_pretraining.histories(without, tiny.ITEMS, 5, seed=0)
     both = interactions.replace({"split": {"pretrain": "train"}})
     data = item_pretraining.histories(both, tiny.ITEMS, 50, seed=0)

@@ -9,10 +9,8 @@ from pydantic import ValidationError
 
 from minirec.costs import counting
 from minirec.errors import InputError
-from minirec.training import item_pretraining, sasrec
+from minirec.training import sasrec
 from minirec.training.sasrec import SasrecParams, train_sasrec
-
-pytest.importorskip("recbole")
 
 ITEMS = pd.DataFrame({"item_id": [f"i{column}" for column in range(10)]})
 PARAMS = SasrecParams(
@@ -26,6 +24,7 @@ PARAMS = SasrecParams(
     patience=20,
     validation_windows=50,
     batch_size=4,
+    steps=100,
     learning_rate=0.01,
 )
 
@@ -43,9 +42,9 @@ def interactions():
     return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)
 
 
-def train(interactions, seed=0, **changed):
+def train(interactions, seed=0, folder=None, **changed):
     params = PARAMS.model_copy(update=changed)
-    return train_sasrec(interactions, ITEMS, params, 4, seed, "test")
+    return train_sasrec(interactions, ITEMS, params, 4, seed, "test", folder)
 
 
 def test_it_learns_what_comes_next(interactions, monkeypatch):
@@ -89,21 +88,82 @@ def test_the_loss_is_over_every_position_of_a_piece(interactions):
     model = sasrec.new_model(10, PARAMS.model_copy(update=plain), 4, seed=0)
     own = np.array([2, 7, 1, 0])
     still = torch.optim.SGD(model.parameters(), lr=0.0)
-    found = sasrec._epoch(model, still, [own], 4, batch_size=2, seed=[0, 1])
+    found = sasrec._epoch(model, still, [own], 2, PARAMS, seed=[0, 1])
 
-    pieces = item_pretraining.cut([own], 5, 2, np.random.default_rng([0, 1]))
+    (pieces,) = sasrec._batches([own], 2, 4, 100, np.random.default_rng([0, 1]))
     model.gather_indexes = SequentialRecommender.gather_indexes.__get__(model)
     losses = []
-    for piece in pieces[0]:
-        for end in range(1, len(piece)):
+    for read, target in (piece.T for piece in pieces):
+        for end in range(1, len(read) + 1):
             batch = {
-                "item_id_list": torch.tensor(piece[None, :end] + 1),
+                "item_id_list": torch.tensor(read[None, :end] + 1),
                 "item_length": torch.tensor([end]),
-                "item_id": torch.tensor(piece[end : end + 1] + 1),
+                "item_id": torch.tensor(target[end - 1 : end] + 1),
             }
             losses.append(model.calculate_loss(batch).item())
-    assert len(losses) > 1
+    assert len(losses) == 3
     assert found == pytest.approx(np.mean(losses), abs=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 20])
+def test_every_item_but_a_history_s_first_is_a_target_once(window):
+    sequences = [np.arange(own, own + n) for own, n in [(0, 2), (10, 5), (20, 16)]]
+    batches = sasrec._batches(sequences, window, 4, 100, np.random.default_rng(0))
+    pieces = [piece for batch in batches for piece in batch]
+    # one after the other, so that the first of a piece is the last of the one before
+    assert all((target - read == 1).all() for read, target in (p.T for p in pieces))
+    assert all(1 <= len(piece) <= window for piece in pieces)
+    found = np.sort(np.concatenate([piece[:, 1] for piece in pieces]))
+    expected = np.concatenate([own[1:] for own in sequences])
+    assert found.tolist() == expected.tolist()
+
+
+def test_users_with_two_items_alone_are_learned(interactions):
+    short = interactions["position"].isin([0, 1, 5])
+    found = train(interactions[short], epochs=2)
+    assert np.isfinite(found.log["loss"]).all()
+
+
+def test_an_epoch_takes_no_more_than_its_steps_and_draws_users_anew():
+    sequences = [np.arange(own, own + 10) for own in range(0, 1000, 10)]
+    read = []
+    for epoch in range(2):
+        noise = np.random.default_rng([0, epoch])
+        batches = sasrec._batches(sequences, 4, batch_size=2, steps=6, noise=noise)
+        assert [len(batch) for batch in batches] == [2] * 6
+        read.append({piece[0, 0] // 10 for batch in batches for piece in batch})
+    assert len(read[0]) < 12
+    assert read[0] != read[1]
+
+
+def test_what_was_cut_short_ends_as_if_it_had_not_been(
+    interactions, tmp_path, monkeypatch
+):
+    """The second epoch is the best, the third is cut; two more, and patience ends."""
+    measure = {0: 0.1, 1: 0.3, 2: 0.2, 3: 0.3}
+    epoch = sasrec._epoch
+
+    def one_epoch(*args):
+        numbers.append(args[-1][-1])
+        if numbers[-1] == cut_in:
+            raise KeyboardInterrupt
+        return epoch(*args)
+
+    monkeypatch.setattr(sasrec, "_epoch", one_epoch)
+    monkeypatch.setattr(sasrec, "mean_ndcg", lambda *_: measure[numbers[-1]])
+    history, numbers, cut_in = [np.array([3, 4])], [], None
+    whole = train(interactions, patience=2, steps=7)
+    assert numbers == [0, 1, 2, 3]
+    cut_in = 2
+    with pytest.raises(KeyboardInterrupt):
+        train(interactions, patience=2, steps=7, folder=tmp_path / "key")
+    cut_in = None
+    for expected in ([2, 3], []):
+        numbers.clear()
+        resumed = train(interactions, patience=2, steps=7, folder=tmp_path / "key")
+        assert numbers == expected
+        assert np.array_equal(resumed.scores(history), whole.scores(history))
+        pd.testing.assert_frame_equal(resumed.log, whole.log)
 
 
 def test_training_learns_pretrain_and_train_and_stops_at_its_best(
@@ -127,8 +187,7 @@ def test_training_learns_pretrain_and_train_and_stops_at_its_best(
 def test_costs_are_counted(interactions):
     with counting() as trained:
         found = train(interactions, epochs=1)
-    # of 5 items the first cannot be foretold, nor the first of a second piece
-    assert 20 * 3 <= trained.tokens_trained <= 20 * 4
+    assert trained.tokens_trained == 20 * 4  # of 5 items the first has no past
     assert trained.tokens_read == 20 * 4  # of validation, the last 4 of 5
     with counting() as read:
         found.scores([np.array([1, 2, 3]), np.array([4])])
@@ -161,8 +220,32 @@ def test_a_missing_recbole_is_said(interactions, monkeypatch):
         train(interactions)
 
 
+def test_a_weight_that_nobody_draws_is_refused(monkeypatch):
+    import torch
+    from recbole.model.sequential_recommender.sasrec import SASRec
+
+    made = SASRec.__init__
+
+    def with_another(self, *args):
+        made(self, *args)
+        self.scale = torch.nn.Parameter(torch.ones(3))
+
+    monkeypatch.setattr(SASRec, "__init__", with_another)
+    with pytest.raises(InputError, match=r"how to draw \(scale\): install the release"):
+        sasrec.new_model(10, PARAMS, 4, seed=0)
+
+
 def test_what_cannot_be_trained_is_refused(interactions):
-    with pytest.raises(InputError, match="no user has two interactions to learn"):
-        train(interactions[interactions["position"] > 4])
+    names = r"^train_eval\.evaluation\.baselines names sasrec, and no "
+    way_out = r": change preprocess\.split, or take sasrec out of that list$"
+    for left, message in (
+        (
+            interactions["position"].isin([0, 5]),
+            r"user has two .* in pretrain and train",
+        ),
+        (interactions["split"] != "valid", r"interaction in valid has one before it"),
+    ):
+        with pytest.raises(InputError, match=f"{names}{message}.*{way_out}"):
+            train(interactions[left])
     with pytest.raises(ValidationError, match=r"hidden_size is 16, .* n_heads \(3\)"):
         SasrecParams(**{**PARAMS.model_dump(), "n_heads": 3})

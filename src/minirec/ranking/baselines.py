@@ -174,32 +174,39 @@ def item_similarity(
 
 
 def item_knn_scores(
-    histories: Sequence[NDArray[np.integer]], similarity: csr_array
+    histories: Sequence[NDArray[np.integer]],
+    similarity: csr_array,
+    prior: NDArray[np.floating],
 ) -> NDArray[np.float32]:
     """Score every item by the items of each history that it is a neighbour of.
 
-    The sum of the similarities of the history's items to it: an item that is among the
-    neighbours of none scores 0. Source: Deshpande and Karypis (2004), section 4.2.
+    The sum of the similarities of the history's items to it. Source: Deshpande and
+    Karypis (2004), section 4.2. An item that is among the neighbours of none would
+    score 0, and so would all such: they follow behind, by popularity.
 
     Parameters
     ----------
     histories
         For each of N users, the columns of the items in the history. An item that
-        comes twice counts once; an empty history gives zeros.
+        comes twice counts once; with an empty history popularity alone ranks.
     similarity
         (M, M), see `item_similarity`.
+    prior
+        (M,) in [0, 1], popularity (`minirec.ranking.grounding.popularity_prior`).
 
     Returns
     -------
     ndarray
-        (N, M), at least 0, higher is nearer. Items already seen are not masked: who
-        ranks does that.
+        (N, M), at least 0, higher is nearer; of items that are no neighbours half the
+        smallest similarity x prior, which is below that of any neighbour. Items already
+        seen are not masked: who ranks does that.
 
     Examples
     --------
     >>> similarity = item_similarity([0, 0, 1, 1, 2], [0, 1, 0, 2, 2], 3, neighbours=1)
-    >>> item_knn_scores([np.array([2, 1])], similarity).round(3)
-    array([[1.207, 0.   , 0.   ]], dtype=float32)
+    >>> prior = np.array([1.0, 0.5, 1.0])
+    >>> item_knn_scores([np.array([2, 1])], similarity, prior).round(3)
+    array([[1.207, 0.125, 0.25 ]], dtype=float32)
     """
     from scipy.sparse import csr_array
 
@@ -210,4 +217,6 @@ def item_knn_scores(
         (np.ones(len(column), np.float32), column, ends),
         shape=(len(unique), similarity.shape[0]),
     )
-    return (held @ similarity).toarray()
+    scores = (held @ similarity).toarray()
+    least = similarity.data.min(initial=1.0) / 2
+    return np.where(scores > 0, scores, (least * prior).astype(np.float32))

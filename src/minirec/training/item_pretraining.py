@@ -29,7 +29,6 @@ from minirec.policy.item_tokens import (
     get_weights,
     last_hidden,
     new_policy,
-    set_weights,
 )
 from minirec.ranking.grounding import mask_seen, target_rank
 from minirec.ranking.metrics import ndcg
@@ -97,6 +96,8 @@ def histories(
     windows: int,
     seed: int,
     learned: Collection[str] | None = None,
+    asked: str = "policy.kind is item_tokens",
+    way_out: str = "change preprocess.split",
 ) -> Histories:
     """Take the histories to learn, and validation windows, out of the interactions.
 
@@ -113,6 +114,8 @@ def histories(
     learned
         The splits to learn. None: ``pretrain``, or ``train`` where there is no such
         split.
+    asked, way_out
+        What asks for them, and what helps where there are none, for messages.
 
     Raises
     ------
@@ -130,10 +133,15 @@ def histories(
     sequences = [own[kept] for own, kept in parts if kept.sum() > 1]
     # a history's first item has no past to be foretold from
     valid = np.flatnonzero((split == VALID) & (ordered[POSITION].to_numpy() > 0))
-    if not sequences or not len(valid):
+    if not sequences:
         raise InputError(
-            "no user has two interactions to learn next items from, or none is left to "
-            "validate by: change preprocess.split"
+            f"{asked}, and no user has two interactions in {' and '.join(learned)} to "
+            f"learn next items from: {way_out}"
+        )
+    if not len(valid):
+        raise InputError(
+            f"{asked}, and no interaction in {VALID} has one before it, so that nothing "
+            f"says when to stop: {way_out}"
         )
     drawn = np.sort(np.random.default_rng(seed).permutation(valid)[:windows])
     start = first[np.searchsorted(first, drawn, side="right") - 1]
@@ -172,8 +180,7 @@ def pretrain(
     label
         What the progress bar says.
     folder
-        For a checkpoint after each epoch. Where there is one, training goes on behind
-        it, and ends with the weights that it would have had without the interruption.
+        See `keep_best`.
 
     Returns
     -------
@@ -186,29 +193,15 @@ def pretrain(
         If the last checkpoint is damaged, or the loss is not finite.
     """
     import torch
-    from transformers import TrainerState
 
     optimizer = torch.optim.AdamW(
         policy.lm.parameters(),
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
     )
-    rows: list[dict[str, float]] = []
-    kept: dict[str, torch.Tensor] = {}
-    if last := checkpoints.last_of(folder) if folder else None:
-        set_weights(policy, {"config": {}, "tensors": checkpoints.read_adapter(last)})
-        checkpoints.restore(last, optimizer, None)
-        kept = checkpoints.read_others(last)
-        rows = checkpoints.read_state(last).log_history
-        logger.info("%s goes on behind %s", label, last)
-
-    def save(weights: dict[str, torch.Tensor], best: dict[str, torch.Tensor]) -> None:
-        if folder:
-            state = TrainerState(global_step=len(rows), log_history=rows)
-            checkpoints.write(folder, state, weights, optimizer, None, [], best)
-
     return keep_best(
         policy.lm,
+        optimizer,
         lambda epoch: _epoch(
             policy, optimizer, data.sequences, window, params, seed, epoch
         ),
@@ -217,9 +210,7 @@ def pretrain(
         "policy.item_tokens.pretraining",
         len(data.target),
         label,
-        rows,
-        kept,
-        save,
+        folder,
     )
 
 
@@ -271,24 +262,24 @@ class Stopping(Protocol):
 
 def keep_best(
     model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
     learn: Callable[[int], float],
     measure: Callable[[], float],
     params: Stopping,
     parameter: str,
     n_windows: int,
     label: str,
-    rows: list[dict[str, float]],
-    kept: dict[str, torch.Tensor],
-    save: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None],
+    folder: Path | None,
 ) -> pd.DataFrame:
     """Train epoch by epoch, and leave the model as it was at its best.
 
     Parameters
     ----------
-    model
-        Whose parameters are trained.
+    model, optimizer
+        Whose parameters are trained, and what trains them.
     learn
-        Trains the epoch of that number, from 0, and returns its mean loss.
+        Trains the epoch of that number, from 0, and returns its mean loss. All that it
+        draws must follow from this number.
     measure
         Returns NDCG@10 of the model as it is.
     params, parameter
@@ -297,11 +288,9 @@ def keep_best(
         That it is measured on.
     label
         What the progress bar says.
-    rows, kept
-        What an interrupted training had written, and its weights at their best; both
-        empty at the beginning. Rows are added in place.
-    save
-        Called after each epoch with the weights, and with those at their best.
+    folder
+        For a checkpoint after each epoch. Where there is one, training goes on behind
+        it, and ends with the weights that it would have had without the interruption.
 
     Returns
     -------
@@ -311,10 +300,18 @@ def keep_best(
     Raises
     ------
     InputError
-        If the loss is not finite.
+        If the last checkpoint is damaged, or the loss is not finite.
     """
-    import torch
+    from transformers import TrainerState
 
+    rows: list[dict[str, float]] = []
+    kept: dict[str, torch.Tensor] = {}
+    if last := checkpoints.last_of(folder) if folder else None:
+        _set_parameters(model, checkpoints.read_adapter(last))
+        checkpoints.restore(last, optimizer, None)
+        kept = checkpoints.read_others(last)
+        rows = checkpoints.read_state(last).log_history
+        logger.info("%s goes on behind %s", label, last)
     measured = f"ndcg@{CUTOFF}"
     found = [row[measured] for row in rows]
     with tqdm(
@@ -337,12 +334,12 @@ def keep_best(
             }
             if _best(found) == epoch:
                 kept = weights
-            save(weights, kept)
+            if folder:
+                state = TrainerState(global_step=len(rows), log_history=rows)
+                checkpoints.write(folder, state, weights, optimizer, None, [], kept)
             bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found[-1]:.4f}"})
             bar.update(1)
-    with torch.no_grad():
-        for name, own in model.named_parameters():
-            own.copy_(kept[name])
+    _set_parameters(model, kept)
     logger.info(
         "%s: NDCG@%d of %d validation windows is %.4f after epoch %d of %d, the best",
         label,
@@ -353,6 +350,14 @@ def keep_best(
         len(rows),
     )
     return pd.DataFrame(rows, columns=["epoch", "loss", measured])
+
+
+def _set_parameters(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, own in model.named_parameters():
+            own.copy_(tensors[name])
 
 
 def _best(found: list[float]) -> int:

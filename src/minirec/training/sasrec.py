@@ -4,7 +4,7 @@ The model and its loss are RecBole's (W. X. Zhao et al., "RecBole: Towards a uni
 comprehensive and efficient framework for recommendation algorithms", 2021), after W.-C.
 Kang, J. McAuley, "Self-attentive sequential recommendation" (2018). RecBole's own
 configuration and trainer stay unused: they ask for NumPy 1, and keep the best epoch as a
-pickle. Weights live in memory alone: who trains ranks in the same call.
+pickle. Who trains ranks in the same call: on disk there are checkpoints alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -77,6 +78,8 @@ class SasrecParams(Params):
     """Drawn from that split at most."""
     batch_size: int = Field(ge=1)
     """Pieces of histories a step; each of their items is scored against all items."""
+    steps: int = Field(ge=1)
+    """An epoch at most, whatever the number of users: this bounds the cost."""
     learning_rate: float = Field(gt=0)
 
     @model_validator(mode="after")
@@ -131,16 +134,23 @@ def train_sasrec(
     window: int,
     seed: int,
     label: str,
+    folder: Path | None = None,
 ) -> Sasrec:
     """Train a SASRec on all that training may know, and leave it as it was at its best.
 
     It learns the splits ``pretrain`` and ``train`` and is validated on the windows, with
     the masks, of the ``item_tokens`` policy (`minirec.training.item_pretraining`).
 
-    Each epoch reads every history once, cut anew into pieces, and foretells each item of
-    a piece from those before it, all at once, as Kang and McAuley do. RecBole makes a
-    sample of its own of every beginning of a history: the same targets, at about
-    ``window`` times the cost.
+    Each epoch reads every history once, cut anew into pieces of ``window`` items, and
+    foretells from each item and those before it in the piece the one that comes next,
+    all at once, as Kang and McAuley do. So every item but a history's first is a target
+    once, the first of a piece too, which the last of the piece before foretells.
+    RecBole makes a sample of its own of every beginning of a history: the same targets,
+    each with the whole window before it, at about ``window`` times the cost. Here an
+    item in a piece has from 1 to ``window`` before it, half of that on average.
+
+    Where an epoch would take more than ``steps`` steps it reads fewer histories, drawn
+    anew each epoch, whole but for what the last step would exceed.
 
     Parameters
     ----------
@@ -153,35 +163,44 @@ def train_sasrec(
     window
         Items of the past that are read at most.
     seed
-        Of the weights, the validation windows, the cuts, the order and the dropout.
+        Of the weights, the validation windows, the histories of an epoch, the cuts, the
+        order and the dropout.
     label
         What the progress bar says.
+    folder
+        See `minirec.training.item_pretraining.keep_best`.
 
     Raises
     ------
     InputError
-        If RecBole is not installed, or as `histories`.
+        If RecBole is not installed or another release than was expected, or as
+        `histories` and `keep_best`.
     """
     import torch
 
     model = new_model(len(items), params, window, seed)
     data = histories(
-        interactions, items, params.validation_windows, seed, learned=(PRETRAIN, TRAIN)
+        interactions,
+        items,
+        params.validation_windows,
+        seed,
+        (PRETRAIN, TRAIN),
+        "train_eval.evaluation.baselines names sasrec",
+        "change preprocess.split, or take sasrec out of that list",
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
     log = keep_best(
         model,
+        optimizer,
         lambda epoch: _epoch(
-            model, optimizer, data.sequences, window, params.batch_size, [seed, epoch]
+            model, optimizer, data.sequences, window, params, [seed, epoch]
         ),
         lambda: mean_ndcg(lambda past: _scores(model, window, past), data),
         params,
         "train_eval.evaluation.sasrec",
         len(data.target),
         label,
-        rows=[],
-        kept={},
-        save=lambda weights, best: None,  # it is a matter of a minute
+        folder,
     )
     return Sasrec(model, window, log)
 
@@ -191,12 +210,13 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
 
     What it is asked for is not one position of each row, its last, but those of all
     rows that `_batch` names. Weights are drawn as RecBole draws them, and dropout as
-    ever, but from a generator of the model's own: other nodes may draw meanwhile.
+    ever, but from a generator of the model's own, ``noise``: other nodes may draw
+    meanwhile.
 
     Raises
     ------
     InputError
-        If RecBole cannot be imported.
+        If RecBole cannot be imported, or its model has weights of another kind.
     """
     import torch
 
@@ -222,18 +242,31 @@ def new_model(n_items: int, params: SasrecParams, window: int, seed: int) -> Any
         )
     model.to_empty(device=device)
     model.gather_indexes = lambda output, place: output.flatten(0, 1)[place]
-    noise = torch.Generator(device).manual_seed(seed)
+    model.noise = noise = torch.Generator(device).manual_seed(seed)
+    drawn = []
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             torch.nn.init.normal_(
                 module.weight, std=model.initializer_range, generator=noise
             )
+            drawn.append(module.weight)
         if isinstance(module, torch.nn.LayerNorm):
             torch.nn.init.ones_(module.weight)
+            drawn.append(module.weight)
         if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
             torch.nn.init.zeros_(module.bias)
+            drawn.append(module.bias)
         if isinstance(module, torch.nn.Dropout):
             module.forward = partial(_drop, module, noise)  # type: ignore[method-assign]
+    # `to_empty` leaves in all others whatever the memory held
+    known = {id(tensor) for tensor in drawn}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    if others := [name for name, tensor in named if id(tensor) not in known]:
+        raise InputError(
+            f"RecBole's SASRec has weights that MiniRec does not know how to draw "
+            f"({', '.join(others)}): install the release that requirements-sasrec.lock "
+            "names, or take sasrec out of train_eval.evaluation.baselines"
+        )
     return model.eval()
 
 
@@ -292,22 +325,22 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     sequences: list[NDArray[np.integer]],
     window: int,
-    batch_size: int,
+    params: SasrecParams,
     seed: Sequence[int],
 ) -> float:
-    """Learn every sequence once; return the mean loss an item."""
+    """Learn every sequence once, within the steps; return the mean loss an item."""
     import torch
 
+    # of the epoch alone, so that a training that goes on draws the same
+    model.noise.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     model.train()
     loss_sum, n_items = 0.0, 0
-    # of a piece the last item is foretold and not read
-    for pieces in cut(sequences, window + 1, batch_size, np.random.default_rng(seed)):
-        pieces = [piece for piece in pieces if len(piece) > 1]
-        if not pieces:
-            continue
-        rows = [piece[:-1] for piece in pieces]
+    for pieces in _batches(
+        sequences, window, params.batch_size, params.steps, np.random.default_rng(seed)
+    ):
+        rows = [piece[:, 0] for piece in pieces]
         batch = _batch(model, rows, [np.arange(len(row)) for row in rows])
-        target = np.concatenate([piece[1:] for piece in pieces]) + 1
+        target = np.concatenate([piece[:, 1] for piece in pieces]) + 1
         batch[model.POS_ITEM_ID] = torch.from_numpy(target).to(model.device)
         n = len(target)
         costs.add(
@@ -322,6 +355,26 @@ def _epoch(
         loss_sum, n_items = loss_sum + loss.item() * n, n_items + n
     model.eval()
     return loss_sum / n_items
+
+
+def _batches(
+    sequences: list[NDArray[np.integer]],
+    window: int,
+    batch_size: int,
+    steps: int,
+    noise: np.random.Generator,
+) -> list[list[NDArray[np.integer]]]:
+    """Return the batches of an epoch, at most `steps`.
+
+    A piece (n, 2) has in each row an item and the one that comes next.
+    """
+    order = noise.permutation(len(sequences))
+    targets = np.array([len(sequences[i]) - 1 for i in order])
+    # of none more pieces are cut than `steps` can read
+    pieces = np.cumsum(-(-targets // window))
+    enough = order[: np.searchsorted(pieces, steps * batch_size) + 1]
+    pairs = [np.stack([sequences[i][:-1], sequences[i][1:]], axis=1) for i in enough]
+    return cut(pairs, window, batch_size, noise)[:steps]
 
 
 def _forward_flops(model: Any, ids: torch.Tensor, asked: int) -> float:

@@ -25,6 +25,7 @@ from minirec.columns import (
     PROMPT,
     RANK,
     SAMPLE_ID,
+    SASREC,
     SPLIT,
     STAGE,
     TEST,
@@ -33,6 +34,7 @@ from minirec.columns import (
     TRAINED,
     UNTRAINED,
     USER_ID,
+    VALID,
 )
 from minirec.errors import InputError
 from minirec.execution.batches import batches
@@ -123,20 +125,22 @@ def rank_baselines(
     item_knn: ItemKnnParams,
     sasrec: SasrecParams,
     top: int,
+    checkpoints: Path,
     seed: int,
 ) -> pd.DataFrame:
     """Rank the whole catalogue for each test prompt by what needs no policy.
 
     Seen items are masked. Without an encoder nothing is `NEAREST`.
     """
+    if NEAREST in baselines and not encoder_model:
+        logger.info("rank_baselines: no encoder_model, %s is left out", NEAREST)
+        baselines = [method for method in baselines if method != NEAREST]
+    if not baselines:
+        return _no_rankings()
     rank = _ranker(prompts, items, batch_size, top, "rank_baselines")
     prior = popularity_prior(items[POPULARITY].to_numpy())
     column = pd.Index(items[ITEM_ID])
-
-    def known() -> pd.DataFrame:
-        """Return the interactions as a frame: where they are millions, it takes some."""
-        columns = [USER_ID, ITEM_ID, POSITION, SPLIT]
-        return interactions.select(columns).execute()
+    known = _known(interactions, baselines)
 
     def by_history(score: Callable[[list[np.ndarray]], np.ndarray]) -> Scorer:
         return lambda batch: (
@@ -153,29 +157,63 @@ def rank_baselines(
                 lambda h: nearest_to_history_scores(h, vectors, prior, prior_weight)
             )
         if method == ITEM_KNN:
-            own = known()
-            own = own[own[SPLIT].isin([PRETRAIN, TRAIN])]
+            own = known[known[SPLIT] != VALID]
             similarity = item_similarity(
-                pd.factorize(own[USER_ID])[0],
+                own[USER_ID],
                 column.get_indexer(pd.Index(own[ITEM_ID])),
                 len(items),
                 item_knn.neighbours,
             )
             return by_history(
                 lambda h: item_knn_scores(
-                    [own[-item_knn.last :] for own in h], similarity
+                    [own[-item_knn.last :] for own in h], similarity, prior
                 )
             )
+        from minirec.training.checkpoints import keep_only
         from minirec.training.sasrec import train_sasrec
 
-        model = train_sasrec(known(), items, sasrec, window, seed, "rank_baselines")
-        return by_history(model.scores)
+        inputs: dict[str, Any] = {
+            "interactions": known,
+            "items": items[[ITEM_ID]],
+            "params": sasrec,
+            "window": window,
+            "seed": seed,
+            "label": "rank_baselines",
+        }
+        folder = checkpoints / inputs["label"] / work_key(train_sasrec, inputs)
+        keep_only(folder)
+        return by_history(train_sasrec(**inputs, folder=folder).scores)
 
-    if NEAREST in baselines and not encoder_model:
-        logger.info("rank_baselines: no encoder_model, %s is left out", NEAREST)
-        baselines = [method for method in baselines if method != NEAREST]
     parts = [rank(method, scorer(method)) for method in baselines]
     return pd.concat(parts, ignore_index=True)
+
+
+def _known(interactions: ir.Table, baselines: list[str]) -> pd.DataFrame:
+    """Return what baselines learn from, each user's in order, users as numbers from 0.
+
+    They may be millions: what no baseline asks for stays in the engine.
+    """
+    splits, columns = [PRETRAIN, TRAIN], [USER_ID, ITEM_ID, SPLIT, POSITION]
+    if SASREC in baselines:
+        splits.append(VALID)
+    elif ITEM_KNN not in baselines:
+        return pd.DataFrame(columns=columns)
+    own = interactions.filter(interactions[SPLIT].isin(splits))[columns].execute()
+    own[USER_ID] = pd.factorize(own[USER_ID], sort=True)[0]
+    # An engine gives rows in any order, and checkpoints are known by them.
+    return own.sort_values([USER_ID, POSITION], ignore_index=True)
+
+
+def _no_rankings() -> pd.DataFrame:
+    """Return the table without a row."""
+    types = {
+        METHOD: "str",
+        SAMPLE_ID: "int64",
+        RANK: "int64",
+        TOP_ITEM_ID: "object",
+        COMPLETION: "str",
+    }
+    return pd.DataFrame({name: pd.Series(dtype=of) for name, of in types.items()})
 
 
 def rank_items(

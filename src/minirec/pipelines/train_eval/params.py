@@ -45,6 +45,17 @@ class EvaluationParams(Params):
     confidence: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")
+    def rank_by_each_once(self) -> Self:
+        """Refuse a baseline that is named twice, as it would be trained twice."""
+        for name in self.baselines:
+            if self.baselines.count(name) > 1:
+                raise InputError(
+                    f"train_eval.evaluation.baselines names {name} more than once: "
+                    "name each once"
+                )
+        return self
+
+    @model_validator(mode="after")
     def know_the_metrics(self) -> Self:
         """Refuse metrics that are unknown, or of more items than rankings hold."""
         named = [

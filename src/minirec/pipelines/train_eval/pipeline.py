@@ -59,6 +59,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     f"{EVALUATION}.item_knn",
                     f"{EVALUATION}.sasrec",
                     f"{EVALUATION}.top_items",
+                    "checkpoints",
                     "params:seed",
                 ],
                 outputs="baseline_rankings",
