@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from minirec import costs
+from minirec.errors import InputError
 
 
 def make_doubler(
@@ -77,3 +78,12 @@ def given(notes):
 def never(**_):
     """Stand for a worker that must not be made."""
     raise AssertionError("a worker was made, and nothing was left to do")
+
+
+def times(given, job):
+    costs.add(tokens_read=job)
+    if job == 99:
+        os._exit(1)
+    if job < 0:
+        raise InputError(f"job is {job}")
+    return given * job, os.getpid(), os.environ.get("OMP_NUM_THREADS")

@@ -1,19 +1,11 @@
 import os
 
 import pytest
+from batch_workers import times
 
 from minirec import costs
 from minirec.errors import InputError
 from minirec.execution.processes import run_jobs
-
-
-def times(given, job):
-    costs.add(tokens_read=job)
-    if job == 99:
-        os._exit(1)
-    if job < 0:
-        raise InputError(f"job is {job}")
-    return given * job, os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

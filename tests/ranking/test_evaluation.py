@@ -157,7 +157,7 @@ def test_what_arms_earned_under_each_seed():
     assert found.names == [
         (arm, metric) for arm in ("bad", "good") for metric in ("hr@1", "mrr")
     ]
-    assert found.user.tolist() == ["v", "u"]
+    assert found.user.tolist() == [0, 1]  # v and u
     assert found.earned.shape == (2, 2, 4)
     assert found.earned[:, :, 3].tolist() == [[1, 1], [1, 1 / 2]]  # mrr of the good
     assert found.earned[:, :, 0].tolist() == [[0, 0], [0, 1]]  # hits of the bad

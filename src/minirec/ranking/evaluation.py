@@ -249,8 +249,8 @@ class SeedValues(NamedTuple):
     """Arm and metric of each column."""
     earned: NDArray[np.float64]
     """(S, N, len(names))."""
-    user: NDArray[np.object_]
-    """(N,) whose sample it is."""
+    user: NDArray[np.integer]
+    """(N,) whose sample it is: users are numbered from 0."""
 
 
 def seed_values(
