@@ -56,8 +56,9 @@ def own_file(project):
         ),
         (
             "score.prob.rollouts=8",
-            "parameters: score.prob: Extra inputs are not permitted (given "
-            "{'rollouts': 8})",
+            "parameters: score.prob is unknown: did you mean probe? There are "
+            "gradients, learnability, memory_gb, probe, proxy, representativeness, "
+            "value, warm_start",
         ),
         (
             "score.representativeness.direction=validation",

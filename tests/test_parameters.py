@@ -35,6 +35,11 @@ def changed(parameters):
     return check
 
 
+def test_names_may_be_given_as_one_text(changed):
+    names = changed("train_eval.evaluation.metrics", "hr@5 mrr").train_eval
+    assert names.evaluation.metrics == ["hr@5", "mrr"]
+
+
 @pytest.mark.parametrize("env", OVERLAYS)
 def test_every_overlay_gives_parameters_that_hold(env):
     args = {**CONFIG_LOADER_ARGS, "default_run_env": env}

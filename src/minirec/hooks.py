@@ -250,6 +250,8 @@ class SummaryHook:
             # processes of ParallelRunner keep no costs: those there are another run's
             counted = "Parallel" not in run_params["runner"] and catalog.exists("costs")
             costs = catalog.load("costs") if counted else None
+            if costs is not None:  # of the way here alone
+                costs = costs[costs["pipeline"].isin(ORDER)]
             metrics = catalog.load("metrics")
             console.print(summary.metrics_table(metrics))
             if "comparisons" in catalog and catalog.exists("comparisons"):
@@ -272,6 +274,7 @@ class SummaryHook:
                 found = ("experiment_metrics", "experiment_comparisons")
                 results = [catalog.load(n) for n in (*found, "experiment_runs")]
                 console.print(experiment.summary_table(*results))
+                console.print(f"report  {paths['experiment_report']}")
             if "candidates" in written:
                 console.print(summary.pruning_table(catalog.load("candidates")))
             after, step = following(run_params), guide(run_params)

@@ -19,6 +19,8 @@ from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
+from minirec.policy.rewards import try_reward
+from minirec.ranking.rewards import weighted_sum
 from minirec.training.item_settings import item_settings
 
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
@@ -51,6 +53,12 @@ class Parameters(Params, extra="ignore"):
                     f"{name} is {wanted}, and preprocess.pool.train draws {pool}: "
                     "lower the one or raise the other"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def try_the_reward(self) -> Self:
+        """Refuse a reward that fails for ranks that are made up, of 1,000 items."""
+        try_reward(weighted_sum(self.ranking.rewards), 1000)
         return self
 
     @model_validator(mode="after")
@@ -218,4 +226,17 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "value_error":  # one of our own
         return str(error["ctx"]["error"])
     name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden" and (known := _fields_of(error["loc"][:-1])):
+        near = get_close_matches(str(error["loc"][-1]), known, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        return f"parameters: {name} is unknown: {meant}There are {', '.join(known)}"
     return f"parameters: {name}: {error['msg']} (given {error['input']!r})"
+
+
+def _fields_of(place: tuple[int | str, ...]) -> list[str]:
+    """Return the names in a group of parameters; none where it is not a plain group."""
+    group: Any = Parameters
+    for name in place:
+        field = getattr(group, "model_fields", {}).get(name)
+        group = field.annotation if field else None
+    return sorted(getattr(group, "model_fields", {}))

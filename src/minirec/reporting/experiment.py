@@ -20,6 +20,10 @@ COSTS = ["seconds", "tokens_generated", "tokens_trained", "tokens_read", "flops"
 UNITS = {"flops": "FLOPs of the models", "seconds": "seconds"}
 # of 80 columns, what the numbers leave to a name; a longer one goes on below
 _NAME_WIDTH = 18
+STAR = (
+    "* better or worse by this interval and by a randomisation test that allows for "
+    "all arms (Holm)"
+)
 # kedro-viz sees to the first axis alone
 AXIS = {"gridcolor": "rgba(128, 128, 128, 0.3)", "zerolinecolor": GREY}
 
@@ -91,9 +95,13 @@ def summary_table(
         title=f"{len(shown)} arms on {_seeds(seeds)}, "
         f"{int(metrics['samples'].iloc[0]):,} test samples of {users:,} users",
         title_style="bold",
-        caption=r"mean \[interval over users and seeds]; * better or worse by this "
-        "interval and by a randomisation test that allows for all arms (Holm); "
-        f"cost: {unit}, scoring and selection included",
+        caption="; ".join(
+            [
+                r"mean \[interval over users and seeds]",
+                *([STAR] if others else []),
+                *([f"cost: {unit}, scoring and selection"] if FULL in others else []),
+            ]
+        ),
         caption_style="",
     )
     table.add_column("arm", no_wrap=True)
@@ -328,14 +336,17 @@ def _arms_section(
             f"{row['samples']:,.0f} ({row['samples'] / row['pool']:.1%})",
             _interval(row),
             *(_difference_cell(found.get((row["arm"], name))) for name in others),
-            "" if pd.isna(row["relative"]) else f"{row['relative']:.0%}",
+            *([f"{row['relative']:.0%}"] if FULL in others else []),
         ]
         for row in shown.to_dict("records")
     ]
     unit = "FLOPs" if cost_column(runs) == "flops" else "seconds"
     return (
         _html(
-            ["arm", "samples", TITLE, *(f"less {n}" for n in others), "cost"],
+            [
+                *("arm", "samples", TITLE, *(f"less {n}" for n in others)),
+                *(["cost"] if FULL in others else []),
+            ],
             rows,
             raw=[f"less {n}" for n in others],
         )
@@ -343,8 +354,13 @@ def _arms_section(
         "and of seeds; a difference stands with its interval and p of a randomisation "
         "test over users, which allows for all arms that its arm is compared with "
         '(Holm). <span class="better">Better</span> or '
-        '<span class="worse">worse</span> is said only where both agree. Cost is the '
-        f"share of what the arm {FULL} took, in {unit}.</p>"
+        '<span class="worse">worse</span> is said only where both agree.'
+        + (
+            f" Cost is the share of what the arm {FULL} took, in {unit}."
+            if FULL in others
+            else ""
+        )
+        + "</p>"
     )
 
 

@@ -199,6 +199,12 @@ def _tokens_and_flops(costs: pd.DataFrame) -> str:
         f"{costs[f'tokens_{name}'].sum():,}"
         for name in ("generated", "trained", "read")
     )
+    of_baselines = int(
+        costs.loc[costs["node"] == "rank_baselines", "tokens_trained"].sum()
+    )
+    if of_baselines:
+        own = costs["tokens_trained"].sum() - of_baselines
+        trained = f"{own:,} (baselines: {of_baselines:,})"
     flops = costs["flops"].sum()
     scale = min(max(int(math.log10(flops)) // 3, 0), len(PREFIXES) - 1) if flops else 0
     unknown = costs.loc[costs["flops"].isna(), "node"]

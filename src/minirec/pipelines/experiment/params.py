@@ -71,8 +71,10 @@ class ExperimentParams(Params):
     @field_validator("seeds", mode="before")
     @classmethod
     def count_seeds(cls, given: Any) -> Any:
-        """Take a number of seeds for the first so many."""
-        if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        """Take a number n for the seeds from 1 to n."""
+        if isinstance(given, int) and not isinstance(given, bool):
+            if given < 1:
+                raise InputError(f"experiment.seeds is {given}: give at least 1")
             return list(range(1, given + 1))
         return given
 

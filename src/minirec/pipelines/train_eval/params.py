@@ -1,8 +1,8 @@
 """Parameters of the pipeline, as `params:train_eval.*` hold them."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from minirec.errors import InputError
 from minirec.policy.params import GRPOParams, PaceParams, Params
@@ -54,6 +54,12 @@ class EvaluationParams(Params):
                     "name each once"
                 )
         return self
+
+    @field_validator("baselines", "metrics", mode="before")
+    @classmethod
+    def part_names(cls, given: Any) -> Any:
+        """Take a text for the names in it: ``--params`` has no lists."""
+        return given.split() if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def know_the_metrics(self) -> Self:
