@@ -368,7 +368,7 @@ def test_overrides_are_merged_by_their_paths():
         ),
         (
             {"arms": {"a": {"select.sise": 5}}, "only": None},
-            r"experiment.arms.a, .*select.sise: Extra inputs are not permitted",
+            "experiment.arms.a, .*select.sise is unknown: did you mean size?",
         ),
         (
             {"arms": {"a": {"select.strategy": "no.where"}}, "only": None},
