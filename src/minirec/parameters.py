@@ -56,12 +56,6 @@ class Parameters(Params, extra="ignore"):
         return self
 
     @model_validator(mode="after")
-    def try_the_reward(self) -> Self:
-        """Refuse a reward that fails for ranks that are made up, of 1,000 items."""
-        try_reward(weighted_sum(self.ranking.rewards), 1000)
-        return self
-
-    @model_validator(mode="after")
     def share_out_batches(self) -> Self:
         """Refuse steps that cannot be cut into equal parts."""
         processes = self.execution.train_processes
@@ -187,15 +181,19 @@ def check_parameters(parameters: dict) -> Parameters:
     Raises
     ------
     InputError
-        Naming each parameter that is missing, unknown or out of range.
+        Naming each parameter that is missing, unknown or out of range, or the reward if
+        it fails for ranks that are made up, of 1,000 items.
     """
     for name in parameters.keys() - Parameters.model_fields.keys() - OF_CATALOG:
         if near := get_close_matches(name, [*Parameters.model_fields, *OF_CATALOG], 1):
             raise InputError(f"parameters: {name} is unknown: did you mean {near[0]}?")
     try:
-        return Parameters.model_validate(parameters)
+        checked = Parameters.model_validate(parameters)
     except ValidationError as error:
         raise InputError(_sentences(error)) from None
+    # here and not in the model, which every arm of an experiment is held to as well
+    try_reward(weighted_sum(checked.ranking.rewards), 1000)
+    return checked
 
 
 def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
