@@ -344,6 +344,8 @@ def test_overrides_are_merged_by_their_paths():
         ({"seeds": []}, "experiment.seeds"),
         ({"seeds": [1, 2, 1]}, "experiment.seeds holds 1 twice"),
         ({"seeds": [-1]}, "experiment.seeds holds -1"),
+        ({"seeds": "4 5 4"}, "experiment.seeds holds 4 twice"),
+        ({"seeds": "4 x"}, "experiment.seeds"),
         ({"only": "ful"}, "names ful, which is no arm: did you mean full?"),
         ({"only": "before"}, "leaves no arm to train"),
         ({"arms": {"before": {}}}, "this one is always there"),

@@ -53,7 +53,8 @@ class ExperimentParams(Params):
     """What the tables call the data."""
     seeds: list[int] = Field(min_length=1)
     """Each has its own policy before reinforcement, proxy, rollouts, draws and
-    training. Parameters may give their number n for the seeds from 1 to n."""
+    training. Parameters may give their number n for the seeds from 1 to n, or them as
+    one text, with blanks between."""
     valid: int | None = Field(ge=0)
     """Prompts of the validation split, on which settings are chosen; None: all."""
     scored_valid: int = Field(ge=0)
@@ -71,7 +72,9 @@ class ExperimentParams(Params):
     @field_validator("seeds", mode="before")
     @classmethod
     def count_seeds(cls, given: Any) -> Any:
-        """Take a number n for the seeds from 1 to n."""
+        """Take a number n for the seeds from 1 to n, and a text for those in it."""
+        if isinstance(given, str):
+            return given.split()
         if isinstance(given, int) and not isinstance(given, bool):
             if given < 1:
                 raise InputError(f"experiment.seeds is {given}: give at least 1")
