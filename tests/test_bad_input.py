@@ -72,6 +72,17 @@ def own_file(project):
             "another direction",
         ),
         (
+            "score.gradients=null",
+            "score.gradients is null, and score.representativeness would score them: "
+            "set it to null, too",
+        ),
+        (
+            "score.gradients=null,score.representativeness=null",
+            "select.compare names minirec.selection.strategies.gradient_norm, which "
+            "reads gradients, and score.gradients is null: leave it out, or take "
+            "gradients",
+        ),
+        (
             "train_eval.train.grpo.gradient_accumulation_steps=3",
             "train_eval.train: 4 prompts of 4 completions (prompts_per_step, "
             "grpo.num_generations) cannot be cut into the 3 equal parts of "

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from minirec.errors import InputError
 from minirec.execution.params import ExecutionParams
+from minirec.functions import function_at
 from minirec.pipelines.experiment.params import ExperimentParams, changed, shown
 from minirec.pipelines.preprocess.params import PreprocessParams
 from minirec.pipelines.score.params import ScoreParams
@@ -21,6 +22,7 @@ from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
 from minirec.policy.rewards import try_reward
 from minirec.ranking.rewards import weighted_sum
+from minirec.selection.strategies import READ_GRADIENTS
 from minirec.training.item_settings import item_settings
 
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
@@ -98,7 +100,8 @@ class Parameters(Params, extra="ignore"):
     @model_validator(mode="after")
     def fit_the_kind(self) -> Self:
         """Refuse what the kind of policy does not have."""
-        kind, space = self.policy.kind, self.score.gradients.space
+        kind = self.policy.kind
+        space = self.score.gradients and self.score.gradients.space
         if space == ("lora" if kind == "item_tokens" else "weights"):
             other = "weights" if kind == "item_tokens" else "lora"
             raise InputError(
@@ -142,12 +145,29 @@ class Parameters(Params, extra="ignore"):
     @model_validator(mode="after")
     def have_a_direction(self) -> Self:
         """Refuse a direction of prompts that are not drawn."""
-        direction = self.score.representativeness.direction
-        if direction == "validation" and self.preprocess.pool.valid == 0:
+        wanted = self.score.representativeness
+        if wanted is None or wanted.direction != "validation":
+            return self
+        if self.preprocess.pool.valid == 0:
             raise InputError(
                 "score.representativeness.direction is validation, and "
                 "preprocess.pool.valid draws none: raise it, or take another direction"
             )
+        return self
+
+    @model_validator(mode="after")
+    def choose_without_gradients(self) -> Self:
+        """Refuse strategies that read gradients where none are taken."""
+        if self.score.gradients is not None:
+            return self
+        named = [("select.strategy", self.select.strategy)]
+        named += [("select.compare", path) for path in self.select.compare]
+        for name, path in named:
+            if function_at(path, name) in READ_GRADIENTS:
+                raise InputError(
+                    f"{name} names {path}, which reads gradients, and score.gradients "
+                    "is null: leave it out, or take gradients"
+                )
         return self
 
     @model_validator(mode="after")

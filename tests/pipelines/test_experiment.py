@@ -265,6 +265,7 @@ TABLES = pd.DataFrame(
         ("gradient_norm", "order_shuffled", None, {"rewards", "gradients"}),
         ("k_center", "order_shuffled", None, {"embeddings"}),
         ("without_representativeness", "order_sorted", None, {"rewards", "embeddings"}),
+        ("without_diversity", "order_shuffled", None, {"rewards", "gradients"}),
         (
             "diverse",
             "order_in_stages",
@@ -274,8 +275,25 @@ TABLES = pd.DataFrame(
     ],
 )
 def test_what_a_choice_takes(parameters, strategy, order, prune, wanted):
+    assert needed(parameters, strategy, order, prune) == wanted
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wanted"),
+    [
+        ("without_diversity", {"rewards"}),
+        ("diverse", {"rewards", "embeddings"}),
+        ("gradient_norm", {"rewards", "gradients"}),
+    ],
+)
+def test_a_value_of_rewards_alone_takes_no_gradients(parameters, strategy, wanted):
+    rest = {"score.representativeness": None}
+    assert needed(parameters, strategy, "order_shuffled", None, **rest) == wanted
+
+
+def needed(parameters, strategy, order, prune, **others):
     params = check_parameters(parameters)
-    overrides = {
+    overrides = others | {
         "select.strategy": f"{STRATEGIES}.{strategy}",
         "select.curriculum.order": f"{ORDERS}.{order}",
         "select.prune.min_spread": prune,
@@ -294,7 +312,7 @@ def test_what_a_choice_takes(parameters, strategy, order, prune, wanted):
         *tables, settings.select.strategy, settings.select.size, 0
     )
     needs = work.needed(settings, *tables, selection, 0)
-    assert {name for name, needed in needs.items() if needed} == wanted
+    return {name for name, needed in needs.items() if needed}
 
 
 def test_what_was_made_is_kept_with_its_costs_until_it_is_damaged(tmp_path):

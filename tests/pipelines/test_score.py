@@ -133,6 +133,22 @@ def test_representativeness_is_the_cosine_with_a_direction(monkeypatch, directio
     np.testing.assert_allclose(table["representativeness"], expected, atol=1e-15)
 
 
+def test_without_gradients_no_sample_is_more_representative():
+    none = nodes.collect_gradients(
+        PROMPTS,
+        *[None] * 5,
+        gradient=None,
+        memory_gb=1,
+        execution=None,
+        finished_batches=None,
+        seed=0,
+    )
+    assert none["matrix"].shape == (0, 0)
+    table = nodes.score_representativeness(PROMPTS, none, {}, {}, None, None, seed=0)
+    assert Representativeness.validate(table)["sample_id"].tolist() == [3, 5, 8]
+    assert table["representativeness"].tolist() == [0, 0, 0]
+
+
 @pytest.fixture
 def prompts():
     return pd.DataFrame(

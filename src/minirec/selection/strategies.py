@@ -331,6 +331,10 @@ def strata(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
     return pool[SAMPLE_ID].to_numpy()[np.concatenate(picks)]
 
 
+READ_GRADIENTS = (gradient_norm, validation_alignment, strata)
+"""The strategies here that cannot choose without ``gradients``."""
+
+
 class _Rows:
     """Rows of a matrix in an order of their own, read where they lie when used.
 
@@ -381,6 +385,11 @@ def _places(known: Any, wanted: Any, table: str, what: str) -> NDArray[np.intp]:
     """Return in which rows of a table the wanted ids lie."""
     ids = np.asarray(wanted)
     places = pd.Index(known).get_indexer(pd.Index(ids))
+    if table == "gradients" and len(ids) and not len(known):
+        raise InputError(
+            "gradients is empty, since score.gradients was null: take another strategy, "
+            "or set it and run `kedro run --pipelines score` again"
+        )
     if (places < 0).any():
         raise InputError(
             f"{table} lacks {(places < 0).sum()} of {len(ids)} {what}, "

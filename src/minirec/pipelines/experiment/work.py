@@ -311,7 +311,9 @@ def needed(
             return True
         return not np.array_equal(again, chosen)
 
-    of_gradients = is_lost_without(*OF_GRADIENTS, VALUE, table=GRADIENTS)
+    aligned = settings.score.representativeness is not None
+    from_them = [*OF_GRADIENTS, VALUE] if aligned else []
+    of_gradients = is_lost_without(*from_them, table=GRADIENTS)
     own = settings.select
     order = function_at(own.curriculum.order, "select.curriculum.order")
     up = np.linspace(0, 1, len(chosen))

@@ -274,13 +274,19 @@ def collect_gradients(
     proxy_adapter: Adapter,
     policy_model: Model,
     policy: PolicyParams,
-    gradient: GradientParams,
+    gradient: GradientParams | None,
     memory_gb: float,
     execution: ExecutionParams,
     finished_batches: Path,
     seed: int,
 ) -> Matrix:
-    """Collect each sample's gradient of the GRPO loss on the proxy's own rollouts."""
+    """Collect each sample's gradient of the GRPO loss on the proxy's own rollouts.
+
+    Without parameters for it none are, and the matrix has no row.
+    """
+    if gradient is None:
+        none: Matrix = {SAMPLE_ID: np.empty(0, np.int64)}
+        return none | {"matrix": np.empty((0, 0), np.float32)}
     from minirec.policy.workers import make_differentiator, matrix_of
 
     key = [SAMPLE_ID, ROLLOUT]
@@ -397,11 +403,17 @@ def score_representativeness(
     gradients: Matrix,
     initial_adapter: Adapter,
     proxy_adapter: Adapter,
-    gradient: GradientParams,
-    representativeness: RepresentativenessParams,
+    gradient: GradientParams | None,
+    representativeness: RepresentativenessParams | None,
     seed: int,
 ) -> pd.DataFrame:
-    """Score how each sample's gradient aligns with a global update direction."""
+    """Score how each sample's gradient aligns with a global update direction.
+
+    Without parameters for it each sample has 0.
+    """
+    if gradient is None or representativeness is None:
+        ids = np.sort(_pool(prompts)[SAMPLE_ID].to_numpy())
+        return pd.DataFrame({SAMPLE_ID: ids, REPRESENTATIVENESS: 0.0})
     pool = _of_split(gradients, prompts, TRAIN)
     direction = None
     if representativeness.direction == "validation":

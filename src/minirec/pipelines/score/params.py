@@ -128,14 +128,23 @@ class ScoreParams(Params):
     warm_start: WarmStartParams
     proxy: ProxyParams
     probe: ProbeParams
-    gradients: GradientParams
-    representativeness: RepresentativenessParams
+    gradients: GradientParams | None
+    """None: none are taken."""
+    representativeness: RepresentativenessParams | None
+    """None: no sample is more representative than another, and value is learnability."""
     learnability: LearnabilityParams
     value: ValueParams
 
     @model_validator(mode="after")
     def move_where_gradients_are(self) -> Self:
-        """Refuse a direction that gradients of another space do not have."""
+        """Refuse a direction that gradients of this space do not have, or none has."""
+        if self.representativeness is None:
+            return self
+        if self.gradients is None:
+            raise InputError(
+                "score.gradients is null, and score.representativeness would score "
+                "them: set it to null, too"
+            )
         space = self.gradients.space
         sketched = space in ("lora", "weights")
         if self.representativeness.direction == "proxy" and not sketched:
