@@ -120,8 +120,30 @@ def test_without_the_whole_pool_there_is_no_share_of_it(metrics, comparisons, ru
     assert experiment.overview(metrics, runs)["relative"].isna().all()
 
 
+def test_arms_stand_beside_the_whole_pool_or_else_the_policy_before(
+    metrics, runs, comparisons
+):
+    seeds, means = experiment.plot_arms(metrics, runs, comparisons).data
+    assert list(means.y) == ["<b>", "before", "random", means.y[3]]
+    assert list(means.x) == pytest.approx([-0.015, -0.005, -0.003, 0.005])
+    assert set(seeds.y) == set(means.y)
+    assert list(seeds.x) == pytest.approx(np.repeat([-0.005, 0.005, -0.003, -0.015], 2))
+    metrics, runs = (table[table["arm"] != "full"] for table in (metrics, runs))
+    figure = experiment.plot_arms(metrics, runs, comparisons)
+    assert "beside before (0.0800)" in figure.layout.title.text
+    assert "before" not in figure.data[1].y
+
+
+def test_names_of_near_points_are_written_on_different_sides():
+    near = pd.DataFrame(
+        {"x": [1.0, 1.0, 9.0], "y": [5.0, 5.001, 6.0], "arm": "minirec"}
+    )
+    sides = experiment._beside(near["x"], near["y"], near["arm"])
+    assert sides[0] != sides[1]
+    assert sides[2].endswith("left")  # what lies at the right edge
+
+
 def test_figures_show_every_trained_arm(metrics, runs):
-    assert len(experiment.plot_arms(metrics, runs).data[1].y) == 5
     figure = experiment.plot_samples(metrics, runs)
     assert sorted(figure.data[0].x) == [100, 100, 100, 800]
     assert figure.layout.annotations[0].text == "before"
@@ -135,12 +157,12 @@ def test_the_page_loads_nothing_and_shows_names_as_they_are(
     figures = [
         plot(metrics, runs)
         for plot in (
-            experiment.plot_arms,
             experiment.plot_cost,
             experiment.plot_samples,
             experiment.plot_difficulty,
         )
     ]
+    figures.insert(0, experiment.plot_arms(metrics, runs, comparisons))
     tuning = pd.DataFrame(
         {
             "arm": "full",

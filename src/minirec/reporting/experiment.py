@@ -5,12 +5,13 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from rich import box
 from rich.table import Table
 
-from minirec.reporting.figures import GREY, LAYOUT, ORANGE, SKY, VERMILION
+from minirec.reporting.figures import GREY, LAYOUT, ORANGE, PURPLE, SKY, VERMILION
 
 METRIC = "ndcg@10"
 TITLE = "NDCG@10"
@@ -120,46 +121,61 @@ def summary_table(
     return table
 
 
-def plot_arms(metrics: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
-    """Draw NDCG@10 of each arm with its interval, and that of each seed.
+def plot_arms(
+    metrics: pd.DataFrame, runs: pd.DataFrame, comparisons: pd.DataFrame
+) -> go.Figure:
+    """Draw by how much each arm's NDCG@10 differs from that of the arm `FULL`.
+
+    Without it from `BEFORE`. Intervals are those of differences, which say more than
+    those of the arms: all arms of a seed find the same users easy.
 
     Parameters
     ----------
-    metrics, runs
-        Tables of `minirec.schemas.ExperimentMetrics` and `ExperimentRuns`.
+    metrics, runs, comparisons
+        Tables of `minirec.schemas.ExperimentMetrics`, `ExperimentRuns` and
+        `ExperimentComparisons`.
     """
     shown = overview(metrics, runs).iloc[::-1]  # plotly begins at the bottom
+    base = FULL if FULL in set(shown["arm"]) else BEFORE
+    own = comparisons[
+        (comparisons["metric"] == METRIC) & (comparisons["other"] == base)
+    ]
+    own = shown[["arm"]].merge(own, on="arm")
+    of_base = runs[runs["arm"] == base].set_index("seed")[METRIC]
+    seeds = runs[runs["arm"] != base]
     figure = go.Figure()
     figure.add_scatter(
-        x=runs[METRIC],
-        y=runs["arm"],
+        x=seeds[METRIC] - seeds["seed"].map(of_base),
+        y=seeds["arm"],
         mode="markers",
         marker={"color": GREY, "size": 5, "opacity": 0.6},
         name="a seed",
-        customdata=runs[["seed"]],
-        hovertemplate="%{y}, seed %{customdata[0]}: %{x:.4f}<extra></extra>",
+        customdata=seeds[["seed"]],
+        hovertemplate="%{y}, seed %{customdata[0]}: %{x:+.4f}<extra></extra>",
     )
     figure.add_scatter(
-        x=shown["mean"],
-        y=shown["arm"],
+        x=own["difference"],
+        y=own["arm"],
         mode="markers",
-        marker={"color": _colours(shown), "size": 9},
-        error_x=_error(shown),
+        marker={"color": _colours(own), "size": 9},
+        error_x=_error(own, "difference"),
         name="mean, with its interval over users and seeds",
-        hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )
+    mean = shown.loc[shown["arm"] == base, "mean"].iloc[0]
     return figure.update_layout(
         LAYOUT,
-        title={"text": "What each arm was worth"},
-        xaxis=AXIS | {"title": {"text": f"{TITLE} (higher is better)"}},
+        title={"text": f"What each arm was worth, beside {base} ({mean:.4f})"},
+        xaxis=AXIS
+        | {"title": {"text": f"{TITLE} less that of {base} (right is better)"}},
         yaxis=AXIS
         | {
             "categoryorder": "array",
-            "categoryarray": shown["arm"].tolist(),
+            "categoryarray": own["arm"].tolist(),
             "tickfont": {"size": 11},
             "automargin": True,
         },
-        height=max(400, 140 + 26 * len(shown)),
+        height=max(400, 140 + 26 * len(own)),
     )
 
 
@@ -205,15 +221,20 @@ def _plot_against(
 ) -> go.Figure:
     table = overview(metrics, runs)
     shown = table[table["samples"] > 0].sort_values(column)
+    wide = bool(len(shown)) and 0 < shown[column].min() * 20 < shown[column].max()
     figure = go.Figure()
     figure.add_scatter(
         x=shown[column],
         y=shown["mean"],
         mode="markers+text",
         marker={"color": _colours(shown), "size": 9},
-        error_y=_error(shown),
+        error_y=_error(shown) | {"color": AXIS["gridcolor"], "width": 0},
         text=shown["arm"],
-        textposition="top right",
+        textposition=_beside(
+            np.log(shown[column]) if wide else shown[column],
+            shown["mean"],
+            shown["arm"],
+        ),
         textfont={"size": 10},
         customdata=shown[["low", "high", "samples"]],
         hovertemplate="%{text}: %{y:.4f}, from %{customdata[0]:.4f} to "
@@ -224,17 +245,16 @@ def _plot_against(
     for row in table[table["arm"] == BEFORE].to_dict("records"):
         figure.add_hline(
             y=row["mean"],
-            line={"color": VERMILION, "dash": "dot", "width": 1},
-            annotation={"text": "before", "font": {"size": 11}},
+            line={"color": GREY, "dash": "dot", "width": 1},
+            annotation={"text": BEFORE, "font": {"size": 11}},
         )
-    wide = len(shown) and shown[column].min() * 20 < shown[column].max()
     return figure.update_layout(
         LAYOUT,
         title={"text": title},
         xaxis=AXIS
         | {
             "title": {"text": x},
-            "type": "log" if wide and shown[column].min() > 0 else "linear",
+            "type": "log" if wide else "linear",
         },
         yaxis=AXIS | {"title": {"text": f"{TITLE} (higher is better)"}},
     )
@@ -478,18 +498,56 @@ def _html(
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _error(shown: pd.DataFrame) -> dict[str, Any]:
+def _error(shown: pd.DataFrame, column: str = "mean") -> dict[str, Any]:
     return {
-        "array": shown["high"] - shown["mean"],
-        "arrayminus": shown["mean"] - shown["low"],
+        "array": shown["high"] - shown[column],
+        "arrayminus": shown[column] - shown["low"],
         "color": GREY,
         "thickness": 1,
     }
 
 
 def _colours(shown: pd.DataFrame) -> list[str]:
-    own = {BEFORE: VERMILION, FULL: VERMILION, RANDOM: VERMILION}
+    own = {BEFORE: GREY, FULL: VERMILION, RANDOM: PURPLE}
     return [
         own.get(arm, ORANGE if arm.startswith("minirec") else SKY)
         for arm in shown["arm"]
     ]
+
+
+def _beside(x: pd.Series, y: pd.Series, names: pd.Series) -> list[str]:
+    """Say on which side of its point each name is written, so that few overlap.
+
+    One after the other takes the side on which its box covers least of the boxes
+    before and of all points. Sizes are those of a figure of usual width.
+    """
+    wide, high = 0.009, 0.05  # a letter, and a line, as shares of the axes
+    places = np.stack([_share(x), _share(y)], axis=1)
+    points = np.concatenate([places - 0.01, places + 0.01], axis=1)
+    taken = points
+    sides = []
+    for (left, low), name in zip(places, names, strict=True):
+        boxes = {}
+        for up, of_up in (("top", 0), ("bottom", -high)):
+            for side, of_side in (("right", 0.0), ("left", 1.0), ("center", 0.5)):
+                width = wide * len(name)
+                x0, y0 = left - of_side * width, low + of_up
+                boxes[f"{up} {side}"] = np.array([x0, y0, x0 + width, y0 + high])
+        best = min(boxes, key=lambda side: _covered(boxes[side], taken))
+        sides.append(best)
+        taken = np.concatenate([taken, boxes[best][None]])
+    return sides
+
+
+def _share(values: pd.Series) -> np.ndarray:
+    """Return where values lie between the least and the largest, from 0 to 1."""
+    found = values.to_numpy(dtype=float)
+    return (found - found.min()) / (np.ptp(found) or 1.0)
+
+
+def _covered(box: np.ndarray, others: np.ndarray) -> float:
+    """Return how much of other boxes one covers, and of it lies outside."""
+    low = np.maximum(box[:2], others[:, :2])
+    sides = np.clip(np.minimum(box[2:], others[:, 2:]) - low, 0, None)
+    outside = np.clip(-box[:2], 0, None).sum() + np.clip(box[2:] - 1.05, 0, None).sum()
+    return float(sides.prod(axis=1).sum() + 0.01 * outside)

@@ -100,7 +100,7 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 experiment.plot_arms,
-                inputs=RESULTS,
+                inputs=[*RESULTS, "experiment_comparisons"],
                 outputs="experiment_figure",
                 name="plot_arms",
             ),
