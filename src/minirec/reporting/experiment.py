@@ -458,7 +458,7 @@ def _interval(row: Mapping[Any, Any]) -> str:
 def _difference(row: Mapping[Any, Any] | None) -> str:
     if row is None:
         return ""
-    return f"{row['difference']:+.4f}{' ' if row['verdict'] == 'open' else '*'}"
+    return f"{row['difference']:+z.4f}{' ' if row['verdict'] == 'open' else '*'}"
 
 
 def _difference_cell(row: Mapping[Any, Any] | None) -> str:
@@ -466,8 +466,8 @@ def _difference_cell(row: Mapping[Any, Any] | None) -> str:
         return ""
     p = f"p {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p &lt; 0.001"
     return (
-        f'<span class="{row["verdict"]}">{row["difference"]:+.4f}</span> '
-        f"[{row['low']:+.4f}, {row['high']:+.4f}], {p}"
+        f'<span class="{row["verdict"]}">{row["difference"]:+z.4f}</span> '
+        f"[{row['low']:+z.4f}, {row['high']:+z.4f}], {p}"
     )
 
 
