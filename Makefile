@@ -5,7 +5,7 @@ READY := .venv/.ready
 DEV := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint viz clean-data
+.PHONY: help setup run test lint docs viz clean-data
 
 help: ## Name the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,11 @@ lint: $(DEV) ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(DEV) ## Make a site of docs/ with a reference of parameters and tables, in site/
+	@$(BIN)/python scripts/docs_site.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
 
 viz: $(READY) ## Open the pipelines, tables and figures in the browser
 	@$(BIN)/kedro viz run

@@ -33,6 +33,7 @@ class Parameters(Params, extra="ignore"):
     """The groups that the pipelines take; groups of your own are left alone."""
 
     seed: int = Field(ge=0, lt=2**32)
+    """Of all that is random: equal seeds give equal tables."""
     execution: ExecutionParams
     policy: PolicyParams
     ranking: RankingParams

@@ -18,8 +18,8 @@ class Interactions(pai.DataFrameModel):
     a second time. Nulls were refused when it was cleaned.
     """
 
-    user_id: dt.string = pai.Field(nullable=True)
-    item_id: dt.string = pai.Field(nullable=True)
+    user_id: dt.string = pai.Field(nullable=True, description="as the source names it")
+    item_id: dt.string = pai.Field(nullable=True, description="as the source names it")
     rating: dt.float64 = pai.Field(nullable=True, description="null without ratings")
     timestamp: dt.float64 = pai.Field(nullable=True, description="seconds since 1970")
     position: dt.int64 = pai.Field(nullable=True, description="in the user, from 0")
@@ -32,10 +32,12 @@ class Samples(pai.DataFrameModel):
     """One interaction each, with the window of the past before it."""
 
     sample_id: dt.int64 = pai.Field(nullable=True, description="row number from 0")
-    user_id: dt.string = pai.Field(nullable=True)
+    user_id: dt.string = pai.Field(nullable=True, description="as the source names it")
     position: dt.int64 = pai.Field(nullable=True, description="of the target")
     timestamp: dt.float64 = pai.Field(nullable=True, description="of the target")
-    target_item_id: dt.string = pai.Field(nullable=True)
+    target_item_id: dt.string = pai.Field(
+        nullable=True, description="what the user chose next"
+    )
     split: dt.string = pai.Field(nullable=True, description="of the target")
 
     @pai.dataframe_check
@@ -48,8 +50,10 @@ class Samples(pai.DataFrameModel):
 class Items(pa.DataFrameModel):
     """The catalogue, in ascending order of id: row i is item i of every ranking."""
 
-    item_id: Series[str] = pa.Field(unique=True)
-    title: Series[str] = pa.Field(str_length={"min_value": 1})
+    item_id: Series[str] = pa.Field(unique=True, description="as the source names it")
+    title: Series[str] = pa.Field(
+        str_length={"min_value": 1}, description="one line, as prompts show it"
+    )
     text: Series[str] = pa.Field(description="what the encoder reads")
     popularity: Series[int] = pa.Field(ge=0, description="train interactions")
 
@@ -57,8 +61,10 @@ class Items(pa.DataFrameModel):
 class Leakage(pa.DataFrameModel):
     """What training knows of the targets of a split; the counts are of its samples."""
 
-    split: Series[str] = pa.Field(isin=["valid", "test"], unique=True)
-    samples: Series[int] = pa.Field(ge=1)
+    split: Series[str] = pa.Field(
+        isin=["valid", "test"], unique=True, description="of the targets"
+    )
+    samples: Series[int] = pa.Field(ge=1, description="of the split")
     seen_targets: Series[int] = pa.Field(
         ge=0,
         description="the user trains on the same item: 0 unless something is wrong",
@@ -72,15 +78,17 @@ class Leakage(pa.DataFrameModel):
 class Prompts(pa.DataFrameModel):
     """One next-item task each: what the policy reads and what the user chose."""
 
-    sample_id: Series[int] = pa.Field(unique=True, ge=0)
-    split: Series[str] = pa.Field(isin=["train", "valid", "test"])
+    sample_id: Series[int] = pa.Field(unique=True, ge=0, description="as in `samples`")
+    split: Series[str] = pa.Field(
+        isin=["train", "valid", "test"], description="of the target"
+    )
     draw: Series[int] = pa.Field(
         ge=0, description="its place in the pool's draw: a larger pool only adds"
     )
-    user_id: Series[str]
+    user_id: Series[str] = pa.Field(description="as the source names it")
     prompt: Series[str] = pa.Field(description="rendered by the chat template")
-    n_tokens: Series[int] = pa.Field(gt=0)
-    target_item_id: Series[str]
+    n_tokens: Series[int] = pa.Field(gt=0, description="of the prompt")
+    target_item_id: Series[str] = pa.Field(description="what the user chose next")
     history_item_id: Series[object] = pa.Field(description="oldest first")
     seen_item_id: Series[object] = pa.Field(description="all before the target")
 
@@ -88,9 +96,9 @@ class Prompts(pa.DataFrameModel):
 class Rollouts(pa.DataFrameModel):
     """What the proxy wrote on each prompt; `rollout` counts from 0."""
 
-    sample_id: Series[int]
-    rollout: Series[int] = pa.Field(ge=0)
-    completion: Series[str]
+    sample_id: Series[int] = pa.Field(description="as in `samples`")
+    rollout: Series[int] = pa.Field(ge=0, description="from 0")
+    completion: Series[str] = pa.Field(description="as it was written")
     token_id: Series[object] = pa.Field(description="with the end token, if written")
 
     class Config:
@@ -102,10 +110,10 @@ class Rollouts(pa.DataFrameModel):
 class Rewards(pa.DataFrameModel):
     """What each rollout earned; higher is better."""
 
-    sample_id: Series[int]
-    rollout: Series[int] = pa.Field(ge=0)
+    sample_id: Series[int] = pa.Field(description="as in `samples`")
+    rollout: Series[int] = pa.Field(ge=0, description="from 0")
     rank: Series[int] = pa.Field(ge=0, description="of the target; 0 is best")
-    reward: Series[float]
+    reward: Series[float] = pa.Field(description="higher is better")
     failure: Series[str] = pa.Field(
         nullable=True,
         isin=["empty", "unparsable", "not_finite"],
@@ -121,27 +129,41 @@ class Rewards(pa.DataFrameModel):
 class Learnability(pa.DataFrameModel):
     """How near a sample's mean reward lies to mu; higher teaches more."""
 
-    sample_id: Series[int] = pa.Field(unique=True)
-    mean_reward: Series[float]
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    mean_reward: Series[float] = pa.Field(
+        description="over its rollouts; higher is easier"
+    )
     std_reward: Series[float] = pa.Field(ge=0, description="population std")
-    learnability: Series[float] = pa.Field(ge=0, le=1)
+    learnability: Series[float] = pa.Field(
+        ge=0, le=1, description="higher teaches more"
+    )
 
 
 class Representativeness(pa.DataFrameModel):
     """How a sample's gradient aligns with the global update; higher aligns more."""
 
-    sample_id: Series[int] = pa.Field(unique=True)
-    representativeness: Series[float] = pa.Field(ge=0, le=1)
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    representativeness: Series[float] = pa.Field(
+        ge=0, le=1, description="higher aligns more"
+    )
 
 
 class Scores(pa.DataFrameModel):
     """Everything known of each sample of the pool, and its value."""
 
-    sample_id: Series[int] = pa.Field(unique=True)
-    mean_reward: Series[float]
-    std_reward: Series[float] = pa.Field(ge=0)
-    learnability: Series[float] = pa.Field(ge=0, le=1)
-    representativeness: Series[float] = pa.Field(ge=0, le=1)
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    mean_reward: Series[float] = pa.Field(
+        description="over its rollouts; higher is easier"
+    )
+    std_reward: Series[float] = pa.Field(
+        ge=0, description="population std over its rollouts"
+    )
+    learnability: Series[float] = pa.Field(
+        ge=0, le=1, description="higher teaches more"
+    )
+    representativeness: Series[float] = pa.Field(
+        ge=0, le=1, description="higher aligns more"
+    )
     value: Series[float] = pa.Field(
         ge=0, description="alpha x learnability + representativeness"
     )
@@ -150,15 +172,22 @@ class Scores(pa.DataFrameModel):
 class Candidates(Scores):
     """The scores, each with the reason why it stays or goes."""
 
-    reason: Series[str] = pa.Field(isin=["kept", "too_easy", "too_hard", "no_spread"])
+    reason: Series[str] = pa.Field(
+        isin=["kept", "too_easy", "too_hard", "no_spread"],
+        description="why it stays or goes",
+    )
 
 
 class Selection(pa.DataFrameModel):
     """The chosen samples in order of choice, counted from 0."""
 
-    position: Series[int] = pa.Field(unique=True, ge=0)
-    sample_id: Series[int] = pa.Field(unique=True)
-    value: Series[float] = pa.Field(ge=0)
+    position: Series[int] = pa.Field(
+        unique=True, ge=0, description="in order of choice, from 0"
+    )
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    value: Series[float] = pa.Field(
+        ge=0, description="as in `scores`; higher is better"
+    )
 
 
 class StrategyPicks(pa.DataFrameModel):
@@ -167,7 +196,7 @@ class StrategyPicks(pa.DataFrameModel):
     # pandera's models have a method of the column's name
     path: Series[str] = pa.Field(alias="strategy", description="its dotted path")
     position: Series[int] = pa.Field(ge=0, description="in order of choice, from 0")
-    sample_id: Series[int]
+    sample_id: Series[int] = pa.Field(description="as in `samples`")
 
     class Config:
         """One row a strategy and pick."""
@@ -178,18 +207,22 @@ class StrategyPicks(pa.DataFrameModel):
 class Curriculum(pa.DataFrameModel):
     """The chosen samples in the order of training, counted from 0."""
 
-    position: Series[int] = pa.Field(unique=True, ge=0)
-    sample_id: Series[int] = pa.Field(unique=True)
-    stage: Series[int] = pa.Field(ge=0)
-    mean_reward: Series[float]
+    position: Series[int] = pa.Field(
+        unique=True, ge=0, description="in the order of training, from 0"
+    )
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    stage: Series[int] = pa.Field(ge=0, description="from 0, the easiest")
+    mean_reward: Series[float] = pa.Field(
+        description="over its rollouts; higher is easier"
+    )
 
 
 class TrainingLog(pa.DataFrameModel):
     """What training reported at each step, by TRL's own names; these among others."""
 
-    step: Series[int] = pa.Field(unique=True, ge=1)
-    loss: Series[float]
-    learning_rate: Series[float] = pa.Field(ge=0)
+    step: Series[int] = pa.Field(unique=True, ge=1, description="from 1")
+    loss: Series[float] = pa.Field(description="of the step")
+    learning_rate: Series[float] = pa.Field(ge=0, description="at this step")
     reward: Series[float] = pa.Field(description="mean over the step's completions")
     reward_std: Series[float] = pa.Field(
         ge=0, description="of a prompt's completions, mean over the step's prompts"
@@ -218,9 +251,11 @@ class TrainingLog(pa.DataFrameModel):
 class Consumed(pa.DataFrameModel):
     """The prompts in the order in which training consumed them."""
 
-    position: Series[int] = pa.Field(unique=True, ge=0)
+    position: Series[int] = pa.Field(
+        unique=True, ge=0, description="in the order of training, from 0"
+    )
     step: Series[int] = pa.Field(ge=0, description="the generation it belonged to")
-    sample_id: Series[int]
+    sample_id: Series[int] = pa.Field(description="as in `samples`")
     stage: Series[int] = pa.Field(ge=0, description="of the curriculum")
     padding: Series[bool] = pa.Field(description="repeated to fill the last step")
 
@@ -228,9 +263,9 @@ class Consumed(pa.DataFrameModel):
 class Rankings(pa.DataFrameModel):
     """Where each method placed the item that the user chose; rank 0 is best."""
 
-    method: Series[str]
-    sample_id: Series[int]
-    rank: Series[int] = pa.Field(ge=0)
+    method: Series[str] = pa.Field(description="`trained`, `untrained` or a baseline")
+    sample_id: Series[int] = pa.Field(description="as in `samples`")
+    rank: Series[int] = pa.Field(ge=0, description="of the target; 0 is best")
     top_item_id: Series[object] = pa.Field(description="the first, best first")
     completion: Series[str] = pa.Field(nullable=True, description="if it wrote one")
 
@@ -246,13 +281,13 @@ class Metrics(pa.DataFrameModel):
     Higher is better, but for novelty and coverage, which no recommender needs to have.
     """
 
-    method: Series[str]
+    method: Series[str] = pa.Field(description="as in `rankings`")
     metric: Series[str] = pa.Field(description="`minirec.ranking.metrics`")
-    mean: Series[float] = pa.Field(ge=0)
+    mean: Series[float] = pa.Field(ge=0, description="over the samples")
     low: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
     high: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
-    users: Series[int] = pa.Field(gt=0)
-    samples: Series[int] = pa.Field(gt=0)
+    users: Series[int] = pa.Field(gt=0, description="of the samples")
+    samples: Series[int] = pa.Field(gt=0, description="that the mean is over")
 
     class Config:
         """One row a method and metric."""
@@ -266,9 +301,9 @@ class Comparisons(pa.DataFrameModel):
     Each pair is there in both directions.
     """
 
-    metric: Series[str]
-    method: Series[str]
-    other: Series[str]
+    metric: Series[str] = pa.Field(description="such as ndcg@10")
+    method: Series[str] = pa.Field(description="as in `rankings`")
+    other: Series[str] = pa.Field(description="the one that it is compared with")
     difference: Series[float] = pa.Field(description="of the means, method less other")
     low: Series[float] = pa.Field(description="of the paired bootstrap interval")
     high: Series[float] = pa.Field(description="of the paired bootstrap interval")
@@ -276,8 +311,8 @@ class Comparisons(pa.DataFrameModel):
     p_holm: Series[float] = pa.Field(
         gt=0, le=1, description="the same, allowing for all that `method` meets"
     )
-    users: Series[int] = pa.Field(gt=0)
-    samples: Series[int] = pa.Field(gt=0)
+    users: Series[int] = pa.Field(gt=0, description="of the samples")
+    samples: Series[int] = pa.Field(gt=0, description="that both ranked")
 
     class Config:
         """One row a pair of methods and metric."""
@@ -288,16 +323,19 @@ class Comparisons(pa.DataFrameModel):
 class GroupMetrics(pa.DataFrameModel):
     """The metrics within groups of test samples."""
 
-    by: Series[str] = pa.Field(isin=["history_length", "target_popularity"])
+    by: Series[str] = pa.Field(
+        isin=["history_length", "target_popularity"],
+        description="what the groups differ in",
+    )
     least: Series[int] = pa.Field(ge=0, description="of the group")
     most: Series[int] = pa.Field(ge=0, description="of the group")
-    method: Series[str]
-    metric: Series[str]
-    mean: Series[float] = pa.Field(ge=0)
-    low: Series[float] = pa.Field(ge=0)
-    high: Series[float] = pa.Field(ge=0)
-    users: Series[int] = pa.Field(gt=0)
-    samples: Series[int] = pa.Field(gt=0)
+    method: Series[str] = pa.Field(description="as in `rankings`")
+    metric: Series[str] = pa.Field(description="such as ndcg@10")
+    mean: Series[float] = pa.Field(ge=0, description="over the group's samples")
+    low: Series[float] = pa.Field(ge=0, description="of its bootstrap interval")
+    high: Series[float] = pa.Field(ge=0, description="of its bootstrap interval")
+    users: Series[int] = pa.Field(gt=0, description="of the samples")
+    samples: Series[int] = pa.Field(gt=0, description="that the mean is over")
 
     class Config:
         """One row a group, method and metric."""

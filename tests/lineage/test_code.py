@@ -124,6 +124,8 @@ def test_a_module_handed_on_counts_whole(shop):
     [
         ('"""Return the price."""', '"""Return what to pay."""', set()),
         ('"""Prices."""', "# nothing", set()),
+        ("LOW = FIRST", 'LOW = FIRST\n    """The lowest."""', set()),
+        ("UNUSED = 1", 'UNUSED = 1\n"""Of nobody."""', set()),
         ("np.round(item", "np.round(  # up or down\n        item", set()),
         ("UNUSED = 1", "UNUSED = 2", set()),
         ("FIRST += 1", "FIRST += 2", {"shop.rates.FIRST"}),

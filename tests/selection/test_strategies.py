@@ -13,7 +13,7 @@ from minirec.datasets.matrix import MatrixDataset
 from minirec.errors import InputError
 from minirec.selection import strategies
 
-README = Path(__file__).parents[2] / "README.md"
+METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
 ALL = [
     name
     for name, function in inspect.getmembers(strategies, inspect.isfunction)
@@ -333,14 +333,15 @@ def test_each_runs_on_the_tables_of_a_project(on_disk, strategy):
     assert set(picks) <= set(on_disk["candidates"]["sample_id"])
 
 
-def test_the_example_of_the_readme(tables):
-    section = README.read_text().partition("## Your own reward or strategy")[2]
+def test_the_example_of_the_docs(tables):
     mine = {}
-    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], mine)
+    exec(re.search(r"```python\n(.*?)```", METHODS.read_text(), re.DOTALL)[1], mine)
     # 3 and 8 have one target, so 8 comes when every target was there
     tables["candidates"].loc[3, "value"] = 0.95
     assert mine["one_per_target"](tables, 4, seed=0).tolist() == [3, 5, 7, 8]
     assert mine["discounted_rank"](np.array([0, 2]), None, None).tolist() == [1, 0.5]
+    ordered = mine["from_the_middle"](np.array([1, 2, 3]), np.array([0, 9, 2]), 1, 0)
+    assert ordered.tolist() == [3, 1, 2]
 
 
 def test_the_embeddings_of_a_large_pool_are_never_copied_whole():

@@ -13,9 +13,11 @@ class ExecutionParams(Params):
     """Where batches are worked on, and training; none of it changes what comes out."""
 
     engine: Literal["local", "ray"]
-    """``local`` is this process."""
+    """``local`` is this process; ``ray`` shares batches out among processes of Ray."""
     workers: int = Field(ge=1)
+    """Processes of Ray, each with a model of its own."""
     gpus_per_worker: float = Field(ge=0)
+    """GPUs of each of them, or less than 1 for a part of one; 0: none."""
     address: str | None
     """Of a Ray cluster, or ``auto``; None starts a Ray of its own on this machine."""
     checkpoint_steps: int = Field(10, ge=1)
@@ -23,7 +25,8 @@ class ExecutionParams(Params):
     accelerate: dict[str, int | str] | None = None
     """Options of ``accelerate launch``, by its own names; None trains in this process."""
     processes: int = Field(1, ge=1)
-    """That train arms of an experiment side by side."""
+    """That train arms of an experiment side by side, each with its share of the
+    cores."""
     tensorboard: str | None = None
     """Folder to which training sends its curves for TensorBoard; None: to none."""
 

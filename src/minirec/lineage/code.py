@@ -361,13 +361,19 @@ def _names(tree: ast.AST) -> Iterator[tuple[str, ...]]:
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
+    """Drop texts that stand alone, also those below a field: they do nothing."""
     for part in ast.walk(tree):
-        if (
-            isinstance(
-                part, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            )
-            and ast.get_docstring(part, clean=False) is not None
+        if isinstance(
+            part, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ):
-            rest = part.body[1:]
+            rest = [statement for statement in part.body if not _is_text(statement)]
             # The body of a module alone may be empty.
             part.body = rest or ([] if isinstance(part, ast.Module) else [ast.Pass()])
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

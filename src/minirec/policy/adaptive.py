@@ -23,11 +23,15 @@ class AdaptiveParams(Params):
     step: int = Field(ge=1)
     """Rollouts of every further round."""
     too_easy: float | None
+    """Mean reward above which it need not be known better; None: no limit."""
     too_hard: float | None
-    """Mean rewards above or below which it need not be known better; None: no limit."""
+    """Mean reward below which it need not be known better; None: no limit."""
     width: float = Field(gt=0)
+    """Of the interval of the mean reward, from end to end, that is narrow enough."""
     confidence: float = Field(gt=0, lt=1)
+    """Probability that the mean reward lies in its interval."""
     prior_std: float = Field(gt=0)
+    """Standard deviation of a prompt's rewards that is expected before any is known."""
 
     @model_validator(mode="after")
     def leave_a_range(self) -> Self:

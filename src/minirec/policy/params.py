@@ -4,7 +4,7 @@ import re
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from kedro.utils import find_kedro_project
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -40,11 +40,20 @@ class PromptParams(Params):
     An empty ``system`` leaves the system message out.
     """
 
+    template: ClassVar[str]
+    """Path of the file that holds the four texts below, from the project's folder."""
     system: str = ""
+    """Section [system] of that file: the instruction."""
     user: str
+    """Section [user]: the message, around {history}."""
     item: str
+    """Section [item]: a line of the history, around {title}; may hold {rating} and
+    {time}."""
     answer: str
+    """Section [answer]: the answer, around {title}; may hold {reasoning} before it."""
     max_tokens: int | None = Field(ge=1)
+    """Of a prompt at most: a longer one loses the oldest items of its history. None:
+    what the model's context leaves beside the answer."""
 
     @model_validator(mode="before")
     @classmethod
@@ -169,16 +178,22 @@ class LoraParams(Params):
     """Low-rank adapters, by peft's own names."""
 
     r: int = Field(ge=1)
+    """Rank of the adapter: more can learn more, and takes more memory."""
     lora_alpha: int = Field(ge=1)
+    """The adapter's output is multiplied by lora_alpha / r."""
     lora_dropout: float = Field(ge=0, lt=1)
+    """Share of the adapter's inputs that training leaves out at random."""
     target_modules: str | list[str]
+    """Names of the layers that are adapted, or ``all-linear``."""
 
 
 class SamplingParams(Params):
     """How the policy writes when it probes and when it trains."""
 
     max_new_tokens: int = Field(ge=1)
+    """Of an answer at most, its reasoning included."""
     temperature: float = Field(gt=0)
+    """Divides logits: below 1 answers are more alike, above 1 less."""
 
 
 class PretrainingParams(Params):
@@ -191,17 +206,24 @@ class PretrainingParams(Params):
     validation_windows: int = Field(ge=1)
     """Drawn from that split at most."""
     batch_size: int = Field(ge=1)
+    """Pieces of histories a step."""
     learning_rate: float = Field(gt=0)
+    """Of AdamW."""
     weight_decay: float = Field(ge=0)
+    """Of AdamW; 0: none."""
 
 
 class ItemTokenParams(Params):
     """The LM whose tokens are items, by the names of transformers' ``LlamaConfig``."""
 
     hidden_size: int = Field(ge=1)
+    """Numbers of a token's state; a multiple of twice num_attention_heads."""
     intermediate_size: int = Field(ge=1)
+    """Numbers between the two linear maps of a block."""
     num_hidden_layers: int = Field(ge=1)
+    """Transformer blocks."""
     num_attention_heads: int = Field(ge=1)
+    """Of each block."""
     slate_size: int = Field(ge=1)
     """Items of an answer."""
     pretraining: PretrainingParams
@@ -226,6 +248,7 @@ class HeadParams(Params):
     temperature: float = Field(gt=0)
     """Divides cosines in the item loss."""
     item_loss_weight: float = Field(ge=0)
+    """Of the item loss beside the loss of what was written; 0: none."""
     refresh: int = Field(ge=1)
     """Training steps after which the items are read anew."""
     batch_size: int = Field(ge=1)
@@ -247,7 +270,10 @@ class PolicyParams(Params):
     """The kind of policy, its precision, prompts, adapter and sampling."""
 
     kind: Literal["text", "item_tokens", "policy_head"]
+    """``text`` writes a title, ``item_tokens`` items, ``policy_head`` ranks by its own
+    hidden state."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"]
+    """Precision of the policy's weights and of computing with them."""
     prompt: PromptParams
     lora: LoraParams
     sampling: SamplingParams
@@ -286,13 +312,17 @@ class RewardParams(Params):
     """One of several rewards, and how much of it counts."""
 
     function: str
+    """Its dotted path: ``f(ranks, scores, targets)``, higher is better."""
     weight: float
+    """Multiplies it before all are added up; a negative one punishes."""
 
 
 class RankingParams(Params):
     """How what was written becomes a ranking, and a ranking a reward."""
 
     prior_weight: float = Field(ge=0)
+    """How much popularity, from 0 to 1, adds to the similarity of texts, from -1 to
+    1."""
     reward: str | Annotated[list[RewardParams], Field(min_length=1)]
     """The dotted path of a function, or several with their weights."""
 
@@ -352,8 +382,11 @@ class GRPOParams(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     learning_rate: float = Field(gt=0)
+    """Of the optimizer, AdamW unless ``optim`` names another."""
     num_generations: int = Field(ge=2)
+    """Completions of each prompt, which are compared with one another."""
     beta: float = Field(ge=0)
+    """Weight of the divergence from the policy before training; 0: none."""
     num_train_epochs: int = Field(1, ge=1)
     """Passes over the prompts, each in the same order."""
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -398,5 +431,8 @@ class PaceParams(Params):
     """When a stage of the curriculum gives way to the next, harder one."""
 
     rise: float = Field(ge=0)
+    """In mean reward, above what the proxy earned on the same prompts."""
     window: int = Field(ge=1)
+    """Prompts of a stage, the last ones, over which the rise is averaged."""
     max_passes: int = Field(ge=1)
+    """Through a stage at most; then the next one opens all the same."""

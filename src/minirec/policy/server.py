@@ -44,12 +44,22 @@ class ServerParams(Params):
     """
 
     address: str
+    """With scheme and version, such as http://localhost:8000/v1."""
     model: str
+    """Name by which the server serves the proxy: the adapter's, not the base
+    model's."""
     protocol: Literal["vllm", "openai"]
+    """``vllm``: token ids; ``openai``: text, for other servers."""
     api_key_env: str | None
+    """Name of the environment variable that holds the key, never the key; None: no
+    key."""
     timeout_seconds: float = Field(gt=0)
+    """For which an answer is waited for."""
     retries: int = Field(ge=0)
+    """Of a request that failed, after 0.5 seconds, then twice as long each time, at
+    most a minute."""
     concurrency: int = Field(ge=1)
+    """Requests at once, of each worker."""
 
     @field_validator("address")
     @classmethod

@@ -65,11 +65,17 @@ class SasrecParams(Params):
     """The model, by RecBole's names, and its training."""
 
     hidden_size: int = Field(ge=1)
+    """Numbers of an item's state; a multiple of n_heads."""
     inner_size: int = Field(ge=1)
+    """Numbers between the two linear maps of a layer."""
     n_layers: int = Field(ge=1)
+    """Layers of self-attention."""
     n_heads: int = Field(ge=1)
+    """Heads of each layer."""
     hidden_dropout_prob: float = Field(ge=0, lt=1)
+    """Share of states that training leaves out at random."""
     attn_dropout_prob: float = Field(ge=0, lt=1)
+    """Share of attention that training leaves out at random."""
     epochs: int = Field(ge=1)
     """At most."""
     patience: int = Field(ge=1)
@@ -81,6 +87,7 @@ class SasrecParams(Params):
     steps: int = Field(ge=1)
     """An epoch at most, whatever the number of users: this bounds the cost."""
     learning_rate: float = Field(gt=0)
+    """Of Adam."""
 
     @model_validator(mode="after")
     def divide_evenly(self) -> Self:

@@ -50,7 +50,7 @@ class ExperimentParams(Params):
     """Which arms are trained on which seeds, and what each of them tries first."""
 
     data: str
-    """What the tables call the data."""
+    """What the tables and the report call the data."""
     seeds: list[int] = Field(min_length=1)
     """Each has its own policy before reinforcement, proxy, rollouts, draws and
     training. Parameters may give their number n for the seeds from 1 to n, or them as
@@ -63,7 +63,8 @@ class ExperimentParams(Params):
     """Names of the arms to run; None: all. Parameters may give them as one text, with
     blanks between."""
     arms: dict[str, Overrides | None]
-    """None leaves an arm out that another configuration names."""
+    """By name, what each arm changes of the run's parameters; None leaves an arm out
+    that another configuration names."""
     search: list[Overrides] = Field(min_length=1)
     """What every arm tries on the validation split, beside its own parameters."""
     search_seeds: int = Field(ge=1)

@@ -14,8 +14,11 @@ class FilterParams(Params):
     """Which interactions count, see `minirec.histories.prepare`; None: no limit."""
 
     min_rating: float | None
+    """The lowest rating that counts, in the source's unit; rows without one go, too."""
     since: date | None
+    """The first day that counts, in UTC, such as 2018-01-01."""
     until: date | None
+    """The first day that no longer counts, in UTC."""
     untitled: Literal["fail", "drop"]
     """What to do about items without a title; ``drop``: leave out what names them."""
 
@@ -34,19 +37,27 @@ class SplitParams(Params):
     """How interactions are split; the shares are for ``time`` and ``per_user``."""
 
     method: Method
+    """``leave_last_out``: each user's last interaction tests, the one before validates.
+    ``time``: the last ones of all users. ``per_user``: the last ones of each."""
     pretrain: float = Field(ge=0, lt=1)
-    """For ``per_user`` alone: each user's first ones, which only pre-train a policy."""
+    """For ``per_user`` alone: share of each user's interactions, the first ones, that
+    only pre-train a policy of item tokens."""
     valid: float = Field(gt=0, lt=1)
+    """Share that validates: of all interactions for ``time``, of each user's for
+    ``per_user``."""
     test: float = Field(gt=0, lt=1)
+    """Share that tests, likewise."""
 
 
 class PoolParams(Params):
     """How many prompts are drawn from a split; None: all of them."""
 
     train: int | None = Field(ge=1)
+    """Drawn to be scored and chosen from."""
     valid: int | None = Field(ge=0)
     """Scored beside those of training, for a direction and not to be chosen."""
     test: int | None = Field(ge=1)
+    """Drawn to be evaluated on."""
 
 
 class PreprocessParams(Params):
@@ -54,7 +65,10 @@ class PreprocessParams(Params):
 
     filter: FilterParams
     k_core: int = Field(ge=1)
+    """Interactions that each user and each item keeps at least."""
     window: int = Field(ge=1)
+    """Items of the past that a sample holds at most."""
     split: SplitParams
     item_text: str
+    """How an item reads for the encoder: columns of ``raw_items`` in braces."""
     pool: PoolParams

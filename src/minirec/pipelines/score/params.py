@@ -20,29 +20,35 @@ class WarmStartParams(Params):
     """A supervised start before any reinforcement; no steps, no start."""
 
     steps: int = Field(ge=0)
+    """Of supervised training, on the proxy's prompts and their targets; 0: none."""
     learning_rate: float = Field(gt=0)
+    """Of these steps."""
     prompts_per_step: int = Field(ge=1)
+    """Prompts that a step learns."""
 
 
 class ProxyParams(Params):
     """The short GRPO run on a random subset that makes the proxy."""
 
     prompts: int = Field(ge=1)
+    """That it trains on: the first of the pool's random draw."""
     grpo: GRPOParams
     prompts_per_step: int = Field(ge=1)
+    """Prompts of a step, each with ``grpo.num_generations`` completions."""
 
 
 class ProbeParams(Params):
     """How many rollouts the proxy writes on each prompt, how many at once, and where."""
 
     rollouts: int = Field(ge=2)
-    """The most, if probing is adaptive."""
+    """Answers to each prompt; the most, if probing is adaptive."""
     adaptive: AdaptiveParams | None
     """Stops a sample early; None writes all rollouts of each."""
     batch_size: int | None = Field(ge=1)
     """Prompts at once; None: as many as fit into ``score.memory_gb``."""
     server: ServerParams | None
-    """That writes them instead of this process, by the proxy that it serves."""
+    """Writes the rollouts instead of this process, by the proxy that it serves; None:
+    none does."""
 
     @model_validator(mode="after")
     def begin_below_the_most(self) -> Self:
@@ -74,8 +80,14 @@ class GradientParams(Params):
     """
 
     space: Literal["lora", "weights", "hidden", "hessian"]
+    """What the loss is differentiated by: ``lora`` for a policy of text, ``weights``
+    for one of item tokens, ``hidden`` or ``hessian`` for any."""
     last_blocks: int | None = Field(ge=1)
+    """Transformer blocks, the last ones, that count in ``lora`` and ``weights``; None:
+    all."""
     dimensions: int = Field(ge=1)
+    """Numbers of the sketch, in ``lora`` and ``weights``: more keep angles better and
+    take more disk."""
     batch_size: int | None = Field(ge=1)
     """Prompts at once; None: as many as fit into ``score.memory_gb``."""
 
@@ -88,6 +100,8 @@ class RepresentativenessParams(Params):
     """
 
     direction: Literal["mean", "proxy", "validation"]
+    """``mean`` of all gradients, the way that the ``proxy`` moved (in ``lora`` and
+    ``weights``), or the mean gradient of ``validation`` prompts."""
 
 
 class LearnabilityParams(Params):
@@ -97,7 +111,10 @@ class LearnabilityParams(Params):
     """
 
     mu: float | Literal["auto"]
+    """Mean reward that teaches most; ``auto`` finds it from the pool's own rewards."""
     sigma: float | None = Field(gt=0)
+    """Width of the curve around mu, in mean reward: a larger one forgives more; None: the
+    standard deviation of the pool's mean rewards."""
 
     @field_validator("mu", mode="wrap")
     @classmethod
@@ -118,6 +135,8 @@ class ValueParams(Params):
     """The weight of learnability beside representativeness."""
 
     alpha: float = Field(ge=0)
+    """Value is alpha x learnability + representativeness; 0: representativeness
+    alone."""
 
 
 class ScoreParams(Params):

@@ -24,8 +24,12 @@ class PruneParams(Params):
     """
 
     too_easy: Limit | None
+    """Samples with a higher mean reward go."""
     too_hard: Limit | None
+    """Samples with a lower mean reward go."""
     min_spread: float | None = Field(ge=0)
+    """Samples whose rewards have a lower standard deviation go; 0: those of equal
+    rewards."""
 
     @field_validator("too_easy", "too_hard", mode="wrap")
     @classmethod
@@ -64,7 +68,9 @@ class CurriculumParams(Params):
     """The order of training, by dotted path, and how many stages it has."""
 
     order: str
+    """Dotted path of the function that orders the chosen samples."""
     n_stages: int = Field(ge=1)
+    """Parts, from easy to hard, of about as many samples; at most ``select.size``."""
 
     @field_validator("order")
     @classmethod
@@ -79,9 +85,12 @@ class SelectParams(Params):
 
     prune: PruneParams
     strategy: str
+    """Dotted path of the function that chooses among what pruning keeps."""
     size: int | None = Field(ge=1)
-    """None: all that are kept."""
+    """Samples to choose; None: all that are kept."""
     compare: list[str]
+    """Dotted paths of strategies whose picks are compared and not trained on; empty:
+    none."""
     curriculum: CurriculumParams
 
     @field_validator("strategy")

@@ -15,16 +15,19 @@ class TrainParams(Params):
 
     grpo: GRPOParams
     prompts_per_step: int = Field(ge=1)
+    """Prompts of a step, each with ``grpo.num_generations`` completions."""
     pace: PaceParams | None
+    """When a harder stage of the curriculum opens; None: after one pass through the one
+    before."""
 
 
 class ItemKnnParams(Params):
     """The baseline `minirec.ranking.baselines.item_knn_scores`."""
 
     neighbours: int = Field(ge=1)
-    """Of an item, that are kept."""
+    """Items most like an item that are kept."""
     last: int = Field(ge=1)
-    """Items of a history that count."""
+    """Items of a history that count, the last ones."""
 
 
 class EvaluationParams(Params):
@@ -33,16 +36,21 @@ class EvaluationParams(Params):
     batch_size: int = Field(ge=1)
     """Prompts that are ranked at once."""
     baselines: list[Literal["popularity", "nearest", "item_knn", "sasrec"]]
+    """What ranks beside the policy before and after training; empty: nothing."""
     item_knn: ItemKnnParams
     sasrec: SasrecParams
     top_items: int = Field(ge=1)
     """First items that a ranking holds."""
     metrics: list[str] = Field(min_length=1)
-    """Names as of `minirec.ranking.metrics.metric_named`."""
+    """``hr@k``, ``ndcg@k``, ``mrr``, ``novelty@k``, ``coverage@k``: the first two that
+    say how well the target ranks are printed and drawn."""
     groups: int = Field(ge=1)
-    """Of samples, by length of history and by popularity of the target."""
+    """Of test samples, of about as many each, by length of history and by popularity of
+    the target."""
     bootstrap_draws: int = Field(ge=100)
+    """Of each interval, and of each test: more are surer and slower."""
     confidence: float = Field(gt=0, lt=1)
+    """Share of these draws that an interval holds."""
 
     @model_validator(mode="after")
     def rank_by_each_once(self) -> Self:
