@@ -17,7 +17,7 @@ TABLES = (
 PARAMS = {
     "preprocess": {
         "filter": {"untitled": "drop", "min_rating": 2},
-        "split": {"method": "time"},
+        "split": {"method": "time", "ties": "random"},
         "item_text": "{title} ({year})",
     }
 }

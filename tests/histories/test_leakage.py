@@ -57,17 +57,18 @@ def test_without_training_every_target_is_new():
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from("abc"), st.sampled_from("tuvwxyz")),
-        st.floats(0, 9),
+        st.floats(0, 9) | st.integers(0, 2).map(float),  # in baskets
         min_size=8,
     )
 )
+@pytest.mark.parametrize("ties", ["item_id", "random"])
 @pytest.mark.parametrize("method", ["leave_last_out", "time", "per_user"])
-def test_our_splits_do_not_leak(method, events):
+def test_our_splits_do_not_leak(method, ties, events):
     rows = [(user, item, time) for (user, item), time in events.items()]
     table = ibis.memtable(
         pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     )
-    samples = windows(order_and_split(table, method, 0.2, 0.2), 2)
+    samples = windows(order_and_split(table, method, 0.2, 0.2, ties=ties), 2)
     found = leakage(samples).execute()
     assert found["seen_targets"].sum() == 0
     if method == "time":

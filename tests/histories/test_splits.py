@@ -3,6 +3,7 @@ from itertools import pairwise
 from math import floor
 
 import ibis
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -29,8 +30,9 @@ def table(events):
     )
 
 
-def split(events, method, valid=0.1, test=0.1, pretrain=0.0):
-    found = order_and_split(table(events), method, valid, test, pretrain).execute()
+def split(events, method, valid=0.1, test=0.1, pretrain=0.0, ties="item_id"):
+    shares = valid, test, pretrain
+    found = order_and_split(table(events), method, *shares, ties).execute()
     return found.sort_values(["user_id", "position"], ignore_index=True)
 
 
@@ -55,6 +57,28 @@ def test_the_last_of_each_user_is_left_out():
 def test_equal_times_are_ordered_by_item():
     found = split({("a", "z"): 1, ("a", "x"): 1, ("a", "y"): 1}, "leave_last_out")
     assert found["item_id"].tolist() == ["x", "y", "z"]
+
+
+def test_equal_times_at_random_are_in_an_order_that_tells_nothing_and_stays():
+    items = [f"{number:03}" for number in range(400)]
+    events = {(user, item): 1 for user in "ab" for item in items}
+    found = split({**events, ("a", "999"): 0}, "leave_last_out", ties="random")
+    one, other = (
+        history["item_id"].tolist() for _, history in found.groupby("user_id")
+    )
+    assert one.pop(0) == "999"  # time goes before chance
+    assert sorted(one) == sorted(other) == items
+    # Neither ids nor another user say what comes next.
+    rises = [
+        np.mean(np.diff([int(item) for item in both]) > 0) for both in (one, other)
+    ]
+    assert rises == pytest.approx([0.5, 0.5], abs=0.1)
+    places = np.array([[both.index(item) for item in items] for both in (one, other)])
+    assert abs(np.corrcoef(places)[0, 1]) < 0.2
+    # The order stays, whatever the order of the rows, and whoever else is there.
+    mine = {pair: 1 for pair in reversed(events) if pair[0] == "a"}
+    again = split(mine, "leave_last_out", ties="random")
+    assert again["item_id"].tolist() == one
 
 
 def test_time_cuts_ties_by_user_and_item():
@@ -163,15 +187,17 @@ def test_leave_last_out_follows_each_user(events):
 
 @settings(max_examples=20, deadline=None)
 @given(EVENTS, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
-def test_time_splits_are_exact_and_in_order(events, valid, test):
+@pytest.mark.parametrize(("ties", "last"), [("item_id",) * 2, ("random", "position")])
+def test_time_splits_are_exact_and_in_order(ties, last, events, valid, test):
     n = len(events)
     n_valid, n_test = round(valid * n), round(test * n)
     if valid + test >= 1 or 0 in (n_valid, n_test, n - n_valid - n_test):
         with pytest.raises(InputError):
-            split(events, "time", valid, test)
+            split(events, "time", valid, test, ties=ties)
         return
-    found = split(events, "time", valid, test)
-    in_order = found.sort_values(["timestamp", "user_id", "item_id"])
+    found = split(events, "time", valid, test, ties=ties)
+    # As histories have it: of a user no earlier one is in a later split.
+    in_order = found.sort_values(["timestamp", "user_id", last])
     expected = ["train"] * (n - n_valid - n_test) + ["valid"] * n_valid
     assert in_order["split"].tolist() == expected + ["test"] * n_test
 

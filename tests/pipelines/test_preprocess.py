@@ -25,6 +25,7 @@ def params(**changes):
             "pretrain": 0.0,
             "valid": 0.1,
             "test": 0.1,
+            "ties": "item_id",
         },
         "item_text": "{title}. {description}",
         "pool": {"train": None, "valid": 0, "test": 1},
@@ -123,6 +124,12 @@ def test_interactions_with_untitled_items_can_be_dropped():
 def test_days_between_which_none_lies_are_refused():
     with pytest.raises(ValidationError, match=r"filter.since is 2020-01-02, and until"):
         params(filter={**FILTER, "since": "2020-01-02", "until": "2020-01-02"})
+
+
+def test_another_order_of_equal_times_is_refused():
+    split = {"method": "time", "pretrain": 0.0, "valid": 0.1, "test": 0.1}
+    with pytest.raises(ValidationError, match="Input should be 'item_id' or 'random'"):
+        params(split={**split, "ties": "title"})
 
 
 def test_leakage_is_counted_by_split(interactions):

@@ -21,6 +21,7 @@ from minirec.columns import (
 from minirec.errors import InputError
 
 Method = Literal["leave_last_out", "time", "per_user"]
+Ties = Literal["item_id", "random"]
 
 # more than the rounding errors of a share, its difference to 1 and its product with any
 # number of interactions, and less than such a product can be away from a whole number
@@ -37,24 +38,27 @@ def order_and_split(
     valid: float,
     test: float,
     pretrain: float = 0.0,
+    ties: Ties = "item_id",
 ) -> ir.Table:
     """Place each interaction within its user's history and in a split.
 
     Parameters and errors are those of `in_order` and `split`.
     """
-    return split(in_order(interactions), method, valid, test, pretrain)
+    return split(in_order(interactions, ties), method, valid, test, pretrain)
 
 
-def in_order(interactions: ir.Table) -> ir.Table:
+def in_order(interactions: ir.Table, ties: Ties = "item_id") -> ir.Table:
     """Place each interaction within its user's history.
-
-    Equal timestamps of a user are ordered by item id.
 
     Parameters
     ----------
     interactions : ibis.Table
         At least ``user_id``, ``item_id`` (ids or numbers) and ``timestamp``, a user
         and item at most once.
+    ties : {"item_id", "random"}
+        By what equal timestamps of a user are ordered. ``random``: by a hash of user
+        and item, which is the same in every run and on every engine; that ids ascend
+        is a pattern that a model of sequences would learn.
 
     Returns
     -------
@@ -62,7 +66,11 @@ def in_order(interactions: ir.Table) -> ir.Table:
         The rows with ``position`` (int64, from 0 within the user), held in the
         engine's temporary storage.
     """
-    by_time = ibis.window(group_by=USER_ID, order_by=[TIMESTAMP, ITEM_ID])
+    order = [TIMESTAMP, ITEM_ID]
+    if ties == "random":
+        user, item = (interactions[name].cast("string") for name in (USER_ID, ITEM_ID))
+        order.insert(1, (user + " " + item).hexdigest("md5"))
+    by_time = ibis.window(group_by=USER_ID, order_by=order)
     # Spark's row numbers are int32, which Ibis does not know.
     position = ibis.row_number().over(by_time).cast("int32").cast("int64")
     # Stored, since what comes next needs memory for itself.
@@ -85,7 +93,7 @@ def split(
     method : {"leave_last_out", "time", "per_user"}
         ``leave_last_out``: each user's last interaction tests, the one before
         validates, all earlier ones train. ``time``: over all users in the order of
-        (timestamp, user_id, item_id), the last ones test, those before validate.
+        (timestamp, user_id, position), the last ones test, those before validate.
         ``per_user``: of each user's n interactions the first ``pretrain`` only
         pre-train a policy, the last ``test`` test, the ``valid`` before them validate,
         the rest train; where a share s of them ends lies at position floor(s n).
@@ -205,7 +213,8 @@ def _before_row(interactions: ir.Table, row: int) -> ir.BooleanValue:
     The bin of the timestamps that holds the row is counted in finer bins until it is
     one moment, so that no engine has to sort more than the ties of that moment.
     """
-    time, user, item = (interactions[name] for name in (TIMESTAMP, USER_ID, ITEM_ID))
+    columns = (TIMESTAMP, USER_ID, POSITION)
+    time, user, position = (interactions[name] for name in columns)
     low, high = -math.inf, math.inf
     bins = interactions.aggregate(n=_.count(), low=time.min(), high=time.max())
     while low < high:
@@ -221,13 +230,13 @@ def _before_row(interactions: ir.Table, row: int) -> ir.BooleanValue:
             .aggregate(n=_.count(), low=time.min(), high=time.max())
             .order_by("bin")
         )
-    place = ibis.row_number().over(order_by=[USER_ID, ITEM_ID])
+    place = ibis.row_number().over(order_by=[USER_ID, POSITION])
     ties = interactions.filter(time == _exact(low)).mutate(place=place)
-    first = ties.filter(_.place == row).select(USER_ID, ITEM_ID).to_pyarrow()
-    ((user_id, item_id),) = (tuple(found.values()) for found in first.to_pylist())
+    first = ties.filter(_.place == row).select(USER_ID, POSITION).to_pyarrow()
+    ((user_id, cut),) = (tuple(found.values()) for found in first.to_pylist())
     return (time < _exact(low)) | (
         (time == _exact(low))
-        & ((user < user_id) | ((user == user_id) & (item < item_id)))
+        & ((user < user_id) | ((user == user_id) & (position < cut)))
     )
 
 

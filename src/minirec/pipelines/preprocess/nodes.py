@@ -63,7 +63,7 @@ def prepare_interactions(
     filters = (limits.min_rating, limits.since, limits.until)
     core, numbers = prepare(raw_interactions, k, *filters, items)
     interactions = order_and_split(
-        core, split.method, split.valid, split.test, split.pretrain
+        core, split.method, split.valid, split.test, split.pretrain, split.ties
     )
     return to_ids(interactions, numbers)
 

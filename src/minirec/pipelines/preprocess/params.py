@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from minirec.errors import InputError
-from minirec.histories.splits import Method
+from minirec.histories.splits import Method, Ties
 from minirec.policy.params import Params
 
 
@@ -47,6 +47,9 @@ class SplitParams(Params):
     ``per_user``."""
     test: float = Field(gt=0, lt=1)
     """Share that tests, likewise."""
+    ties: Ties
+    """What orders a user's interactions at one time. ``random``: a hash of user and
+    item, the same in every run."""
 
 
 class PoolParams(Params):
