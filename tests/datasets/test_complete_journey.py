@@ -138,11 +138,9 @@ def test_all_else_is_as_in_the_environment_item_tokens():
         "policy.item_tokens.pretraining.validation_windows",
         "preprocess.filter",
         "preprocess.k_core",
-        "preprocess.split.ties",
         "preprocess.item_text",
         "preprocess.pool.train",
         "preprocess.pool.test",
         "select.size",
         "experiment.data",
-        "experiment.arms.full.search",
     }
