@@ -64,6 +64,7 @@ def take_picture(picture: Path, size: tuple[int, int], query: str = "") -> None:
             "--disable-gpu",
             "--disable-background-networking",
             "--hide-scrollbars",
+            "--run-all-compositor-stages-before-draw",
             "--force-device-scale-factor=2",
             f"--window-size={size[0]},{size[1]}",
             "--virtual-time-budget=20000",

@@ -134,13 +134,17 @@ def test_arms_stand_beside_the_whole_pool_or_else_the_policy_before(
     assert "before" not in figure.data[1].y
 
 
-def test_names_of_near_points_are_written_on_different_sides():
-    near = pd.DataFrame(
-        {"x": [1.0, 1.0, 9.0], "y": [5.0, 5.001, 6.0], "arm": "minirec"}
-    )
-    sides = experiment._beside(near["x"], near["y"], near["arm"])
-    assert sides[0] != sides[1]
-    assert sides[2].endswith("left")  # what lies at the right edge
+def test_names_of_near_points_are_written_on_different_sides_or_not_at_all():
+    x, y = pd.Series([1.0] * 9 + [9.0]), pd.Series([5.0] * 9 + [6.0])
+    others = [f"longest-history-{n}" for n in range(8)]
+    names = pd.Series([*others, "minirec", "minirec-as-published"])
+    texts, sides = experiment._names(x, y, names)
+    written = [side for text, side in zip(texts, sides, strict=True) if text]
+    assert texts[-2] == "minirec"  # which comes first
+    assert "" in texts
+    assert sides[-1].endswith("left")  # what lies at the right edge
+    beside = [s for s in written[:-1] if not s.endswith("center")]
+    assert len(set(beside)) == len(beside)
 
 
 def test_figures_show_every_trained_arm(metrics, runs):

@@ -221,7 +221,10 @@ def _plot_against(
 ) -> go.Figure:
     table = overview(metrics, runs)
     shown = table[table["samples"] > 0].sort_values(column)
-    wide = bool(len(shown)) and 0 < shown[column].min() * 20 < shown[column].max()
+    wide = bool(len(shown)) and 0 < shown[column].min() * 5 < shown[column].max()
+    texts, sides = _names(
+        np.log(shown[column]) if wide else shown[column], shown["mean"], shown["arm"]
+    )
     figure = go.Figure()
     figure.add_scatter(
         x=shown[column],
@@ -229,15 +232,11 @@ def _plot_against(
         mode="markers+text",
         marker={"color": _colours(shown), "size": 9},
         error_y=_error(shown) | {"color": AXIS["gridcolor"], "width": 0},
-        text=shown["arm"],
-        textposition=_beside(
-            np.log(shown[column]) if wide else shown[column],
-            shown["mean"],
-            shown["arm"],
-        ),
+        text=texts,
+        textposition=sides,
         textfont={"size": 10},
-        customdata=shown[["low", "high", "samples"]],
-        hovertemplate="%{text}: %{y:.4f}, from %{customdata[0]:.4f} to "
+        customdata=shown[["low", "high", "samples", "arm"]],
+        hovertemplate="%{customdata[3]}: %{y:.4f}, from %{customdata[0]:.4f} to "
         "%{customdata[1]:.4f}<br>%{customdata[2]:,.0f} samples, %{x:.4~g}"
         "<extra></extra>",
         showlegend=False,
@@ -515,28 +514,32 @@ def _colours(shown: pd.DataFrame) -> list[str]:
     ]
 
 
-def _beside(x: pd.Series, y: pd.Series, names: pd.Series) -> list[str]:
-    """Say on which side of its point each name is written, so that few overlap.
+def _names(x: pd.Series, y: pd.Series, names: pd.Series) -> tuple[list[str], list[str]]:
+    """Say which points have their name beside them, and on which side.
 
-    One after the other takes the side on which its box covers least of the boxes
-    before and of all points. Sizes are those of a figure of usual width.
+    MiniRec and what it is measured against come first, then the others. Each takes the
+    side on which its box covers least of those before and of all points, and goes
+    without a name where there is no room: hovering tells it. Sizes are
+    those of a figure of usual width.
     """
-    wide, high = 0.009, 0.05  # a letter, and a line, as shares of the axes
+    wide, high = 0.009, 0.06  # a letter, and a line, as shares of the axes
     places = np.stack([_share(x), _share(y)], axis=1)
-    points = np.concatenate([places - 0.01, places + 0.01], axis=1)
-    taken = points
-    sides = []
-    for (left, low), name in zip(places, names, strict=True):
+    taken = np.unique(np.hstack([places - 0.01, places + 0.01]), axis=0)
+    texts, sides = [""] * len(names), ["top right"] * len(names)
+    own = names.reset_index(drop=True)
+    first = {FULL: 0, RANDOM: 0, "minirec": 0}
+    for n in own.map(lambda name: first.get(name, 1)).sort_values(kind="stable").index:
+        width = wide * len(own[n])
         boxes = {}
         for up, of_up in (("top", 0), ("bottom", -high)):
             for side, of_side in (("right", 0.0), ("left", 1.0), ("center", 0.5)):
-                width = wide * len(name)
-                x0, y0 = left - of_side * width, low + of_up
+                x0, y0 = places[n] + np.array([-of_side * width, of_up])
                 boxes[f"{up} {side}"] = np.array([x0, y0, x0 + width, y0 + high])
         best = min(boxes, key=lambda side: _covered(boxes[side], taken))
-        sides.append(best)
-        taken = np.concatenate([taken, boxes[best][None]])
-    return sides
+        if _covered(boxes[best], taken) < width * high / 8:
+            texts[n], sides[n] = own[n], best
+            taken = np.concatenate([taken, boxes[best][None]])
+    return texts, sides
 
 
 def _share(values: pd.Series) -> np.ndarray:
