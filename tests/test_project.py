@@ -153,6 +153,6 @@ def test_a_single_pipeline_runs_on_what_lies_there(test_run, kedro):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
         "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
-        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks. "
-        "Next: kedro run --pipelines train_eval --env test"
+        "explanations, overlap_figure, reward_figure, selection, selection_figure, "
+        "strategy_picks. Next: kedro run --pipelines train_eval --env test"
     )

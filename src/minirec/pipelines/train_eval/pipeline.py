@@ -120,6 +120,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "candidates",
                     "selection",
                     "curriculum",
+                    "explanations",
                     "consumed",
                 ],
                 outputs="traces",
