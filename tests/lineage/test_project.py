@@ -19,7 +19,7 @@ SUFFIX = ".lineage.json"
 # tables that say how long something took
 OF_TIMES = {
     *("costs.csv", "proxy_log.parquet", "policy_log.parquet"),
-    *("proxy_figure.json", "policy_figure.json"),
+    *("proxy_figure.json", "policy_figure.json", "report.html"),
 }
 
 
