@@ -102,8 +102,8 @@ def test_the_package_still_runs_as_a_module(test_run):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
-        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks."
-        in done.stdout
+        "explanations, overlap_figure, reward_figure, selection, selection_figure, "
+        "strategy_picks." in done.stdout
     )
 
 
@@ -127,8 +127,8 @@ def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
     told = minirec(path, "trace", "sample", chosen, "--env", "test").stdout
     stale = "is stale: params:score.value.alpha was 1.0, is 3.0"
     assert told.splitlines()[-1] == (
-        f"Note that `scores`, `candidates`, `selection`, `curriculum`, `consumed` and "
-        f"`rankings` {stale.replace('is stale', 'are stale')}. Run `kedro run "
+        "Note that `scores`, `candidates`, `selection`, `curriculum`, `explanations`, "
+        f"`consumed` and `rankings` {stale.replace('is stale', 'are stale')}. Run `kedro run "
         "--pipelines score,select,train_eval --only-missing-outputs --env test`."
     )
     table = minirec(path, "trace", "table", "selection", "--env", "test").stdout

@@ -13,6 +13,7 @@ from kedro.runner import SequentialRunner, ThreadRunner
 from kedro.validation.parameter_validator import ParameterValidator
 
 from minirec import costs
+from minirec.datasets.costs import CostsDataset
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
@@ -124,6 +125,34 @@ def test_costs_hold_what_each_nodes_models_did(tmp_path, runner):
     assert kept.loc["score"].tolist() == [1, 2, 3, 4.5]
     assert kept.loc["select"].tolist()[:3] == [6, 0, 0]
     assert math.isnan(kept.loc["select", "flops"])
+
+
+def tell(selection, costs):
+    return costs.drop(columns="finished_at")
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(max_workers=2)])
+def test_a_node_that_reads_costs_is_told_what_this_run_took_so_far(tmp_path, runner):
+    catalog = make_catalog(tmp_path, ("scores", "selection", "told", "costs"))
+    catalog["costs"] = CostsDataset(
+        filepath=str(tmp_path / "costs.csv"), save_args={"index": False}
+    )
+    first = node(work, "raw", "scores", name="score", tags="score")
+    told = node(tell, ["selection", "costs"], "told", name="tell")
+    hook = CostHook()
+    pipeline = Pipeline([first, select_node, told])
+    run(pipeline, catalog, hook, runner)
+    before = catalog.load("told").set_index("node")
+    assert before.index.tolist() == ["score", "select"]
+    assert before.loc["score", "flops"] == 4.5
+
+    run(Pipeline([select_node, told]), catalog, hook, runner)
+    after = catalog.load("told").set_index("node")
+    # its own are those of the run before
+    assert after.index.tolist() == ["score", "select", "tell"]
+    assert after.loc["score"].equals(before.loc["score"])
+    kept = catalog.load("costs").set_index("node")
+    assert after.loc["select", "seconds"] == kept.loc["select", "seconds"]
 
 
 def test_costs_of_another_version_begin_anew(tmp_path):

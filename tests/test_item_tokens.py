@@ -102,6 +102,10 @@ def test_every_pipeline(project, kedro):
         "sasrec",
     }  # without an encoder none is nearest
     assert set(metrics["method"]) == {"trained", "untrained"} | baselines
+    page = (data / "08_reporting" / "report.html").read_text()
+    assert "item_tokens: made and pre-trained here, float32" in page
+    assert "agrees with the way that the proxy moved" in page
+    assert page.count("Chosen as pick ") == 10
 
 
 def test_there_is_nothing_to_export():

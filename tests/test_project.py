@@ -1,5 +1,7 @@
 """The whole way, as a user runs it, in the environment ``test``."""
 
+import shutil
+from html import unescape
 from itertools import pairwise
 
 import pandas as pd
@@ -148,11 +150,50 @@ def test_the_run_says_what_it_found_and_where_it_lies(test_run, parameters):
     assert "adapter data/test/06_models/policy_adapter " in said
 
 
+def test_the_report_tells_the_run_and_what_it_took(test_run, parameters):
+    assert "report   data/test/08_reporting/report.html: all of it" in test_run.output
+    reporting = test_run.path / "data/test/08_reporting"
+    page = unescape((reporting / "report.html").read_text())
+    page = page.replace(' class="text"', "")
+    metrics = pd.read_csv(reporting / "metrics.csv")
+    for row in metrics[metrics["metric"] == "ndcg@10"].itertuples():
+        assert f"{row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]" in page
+    explanations = pd.read_parquet(reporting / "explanations.parquet")
+    assert len(explanations) == parameters["select"]["size"]
+    for why in explanations["why"]:
+        assert f"<div>C{why.removeprefix('c')}.</div>" in page
+    # the nodes of this very run
+    costs = pd.read_csv(reporting / "costs.csv").set_index("node")["seconds"]
+    for node in ("train_proxy", "train_policy", "rank_items"):
+        assert f"<td>{node}</td><td>{costs[node]:.3g}</td>" in page
+    # here and in conf/base
+    assert "<td>policy.lora.r</td><td>2</td><td>8</td>" in page
+
+
+def test_a_run_without_what_can_be_left_out_is_told_too(test_run, tmp_path, kedro):
+    path = tmp_path / "project"
+    shutil.copytree(test_run.path, path)
+    (path / "conf/test/parameters_less.yml").write_text(
+        "score: {gradients: null, representativeness: null}\n"
+        "select: {compare: []}\n"
+        "train_eval: {evaluation: {baselines: []}}\n"
+        "experiment: {only: [random]}\n"  # others read gradients
+    )
+    done = kedro(path, "run", "--env", "test", "--only-missing-outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (path / "data/test/08_reporting/report.html").read_text()
+    assert "does not count" in page
+    assert "gradient agrees" not in page
+    assert "represent\u00adativeness" not in page
+    assert "No strategies to compare" not in page
+    assert "beside no baseline" in page
+
+
 def test_a_single_pipeline_runs_on_what_lies_there(test_run, kedro):
     done = kedro(test_run.path, "run", "--env", "test", "--pipelines", "select")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
         "Wrote candidates, curriculum, curriculum_figure, embedding_figure, "
-        "overlap_figure, reward_figure, selection, selection_figure, strategy_picks. "
-        "Next: kedro run --pipelines train_eval --env test"
+        "explanations, overlap_figure, reward_figure, selection, selection_figure, "
+        "strategy_picks. Next: kedro run --pipelines train_eval --env test"
     )

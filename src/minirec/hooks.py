@@ -158,7 +158,8 @@ class CostHook:
     are computed while they are saved. What its models did is counted by
     `minirec.costs`, in the processes of Ray, too. The row of a node that runs again
     replaces its former one, so that the table covers every pipeline, whichever ran
-    last. A run that fails keeps what had finished.
+    last. A run that fails keeps what had finished. A node that reads the table is given
+    what there is of it by then.
     """
 
     def __init__(self) -> None:
@@ -181,9 +182,12 @@ class CostHook:
         self._start(node)
 
     @hook_impl
-    def before_node_run(self, node: Node) -> None:
-        """Start the clock of a node without inputs."""
+    def before_node_run(
+        self, node: Node, catalog: CatalogProtocol
+    ) -> dict[str, Any] | None:
+        """Start the clock of a node without inputs; tell what others took so far."""
         self._start(node)
+        return {"costs": self._so_far(catalog)} if "costs" in node.inputs else None
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -221,18 +225,22 @@ class CostHook:
             logger.info("%s: %s", pipeline_of(node), node.name)
 
     def _save(self, catalog: CatalogProtocol) -> None:
-        if not self._rows or "costs" not in catalog:
-            return
+        if self._rows and "costs" in catalog:
+            catalog.save("costs", self._so_far(catalog))
+
+    def _so_far(self, catalog: CatalogProtocol) -> pd.DataFrame:
+        """Return the costs of every node, of those that finished in this run its own."""
+        known = catalog["costs"].load() if catalog.exists("costs") else pd.DataFrame()
+        if not self._rows:
+            return known
         costs = pd.DataFrame(list(self._rows.values()))
         columns = costs.columns
-        if catalog.exists("costs"):
-            # what another version kept has other columns, and its rows go
-            known = catalog["costs"].load()
-            if set(known.columns) == set(columns):
-                costs = pd.concat([known, costs], ignore_index=True)
+        # what another version kept has other columns, and its rows go
+        if set(known.columns) == set(columns):
+            costs = pd.concat([known, costs], ignore_index=True)
         # Each node keeps the place of its first row and the values of its last.
         costs = costs.groupby("node", sort=False, as_index=False).last(skipna=False)
-        catalog.save("costs", costs[columns])
+        return costs[columns]
 
 
 class SummaryHook:
@@ -265,6 +273,8 @@ class SummaryHook:
                 most = probe.rollouts if probe.adaptive else None
                 tables = {name: catalog.load(name) for name in WORK}
                 console.print(summary.work_table(**tables, most=most))
+            if "report" not in pipeline.all_outputs():
+                paths.pop("report", None)
             console.print(summary.places_table(paths, costs))
         else:
             written = pipeline.all_outputs() & paths.keys()

@@ -217,6 +217,44 @@ class Curriculum(pa.DataFrameModel):
     )
 
 
+class Explanations(pa.DataFrameModel):
+    """Why each chosen sample was chosen, in the order of training."""
+
+    position: Series[int] = pa.Field(
+        unique=True, ge=0, description="in the order of training, from 0"
+    )
+    stage: Series[int] = pa.Field(ge=0, description="from 0, the easiest")
+    pick: Series[int] = pa.Field(
+        unique=True, ge=0, description="in order of choice, from 0"
+    )
+    sample_id: Series[int] = pa.Field(unique=True, description="as in `samples`")
+    user_id: Series[str] = pa.Field(description="as the source names it")
+    target: Series[str] = pa.Field(description="title of what the user chose next")
+    last_titles: Series[object] = pa.Field(
+        description="of the history's last items, oldest first"
+    )
+    mean_reward: Series[float] = pa.Field(
+        description="over its rollouts; higher is easier"
+    )
+    learnability: Series[float] = pa.Field(
+        ge=0, le=1, description="higher teaches more"
+    )
+    representativeness: Series[float] = pa.Field(
+        ge=0, le=1, description="higher aligns more"
+    )
+    value: Series[float] = pa.Field(
+        ge=0, description="as in `scores`; higher is better"
+    )
+    distance: Series[float] = pa.Field(
+        ge=0,
+        le=2,
+        nullable=True,
+        description="cosine distance of its embedding from the nearest that was chosen "
+        "before; null of the first pick, and beyond the first 4,096",
+    )
+    why: Series[str] = pa.Field(description="all of this in words; picks count from 1")
+
+
 class TrainingLog(pa.DataFrameModel):
     """What training reported at each step, by TRL's own names; these among others."""
 

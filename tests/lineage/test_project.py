@@ -19,7 +19,7 @@ SUFFIX = ".lineage.json"
 # tables that say how long something took
 OF_TIMES = {
     *("costs.csv", "proxy_log.parquet", "policy_log.parquet"),
-    *("proxy_figure.json", "policy_figure.json"),
+    *("proxy_figure.json", "policy_figure.json", "report.html"),
 }
 
 
@@ -161,7 +161,7 @@ def test_processes_record_as_one_does(test_run, copy_project, kedro):
     assert up_to_date(kedro(parallel, *again, *runner))
     given = ("--params", "select.curriculum.n_stages=2")
     rebuilt = kedro(parallel, *again, *runner, "--pipelines", "select", *given)
-    assert "Wrote curriculum, curriculum_figure." in said(rebuilt)
+    assert "Wrote curriculum, curriculum_figure, explanations." in said(rebuilt)
 
 
 def test_what_is_killed_at_any_moment_goes_on_as_if_it_had_not_been(

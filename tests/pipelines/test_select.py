@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from minirec import schemas
 from minirec.errors import InputError
+from minirec.pipelines.score.params import LearnabilityParams, RepresentativenessParams
 from minirec.pipelines.select import create_pipeline, nodes
 from minirec.pipelines.select.params import PruneParams, SelectParams
 from minirec.selection.pruning import Quantile
@@ -62,11 +63,15 @@ def tables(scores):
         {
             "sample_id": scores["sample_id"],
             "split": "train",
+            "user_id": "u",
             "target_item_id": "a",
+            "history_item_id": [["a", "b"]] * 7,
             "seen_item_id": [["a"] * n for n in (9, 2, 9, 3, 1, 4, 9)],
         }
     )
-    items = pd.DataFrame({"item_id": ["a"], "popularity": [7]})
+    items = pd.DataFrame(
+        {"item_id": ["a", "b"], "title": ["Alpha", "Beta"], "popularity": [7, 0]}
+    )
     return {"prompts": prompts, "items": items, "gradients": both, "embeddings": both}
 
 
@@ -83,9 +88,11 @@ def run(tmp_path):
             "params:select.size": select.size,
             "params:select.compare": select.compare,
             "params:select.curriculum": select.curriculum,
+            "params:score.learnability": LearnabilityParams(mu="auto", sigma=None),
+            "params:score.representativeness": REPRESENTATIVE,
             "params:seed": 42,
         }
-        names = ["candidates", "selection", "curriculum"]
+        names = ["candidates", "selection", "curriculum", "explanations"]
         paths = {name: str(tmp_path / f"{name}.parquet") for name in names}
         outputs = {name: ParquetDataset(filepath=path) for name, path in paths.items()}
         tables = {name: MemoryDataset(value) for name, value in inputs.items()}
@@ -95,15 +102,20 @@ def run(tmp_path):
     return run
 
 
+REPRESENTATIVE = RepresentativenessParams(direction="mean")
+
+
 def test_without_a_size_all_that_are_kept_are_chosen(run, scores, tables):
     random = "minirec.selection.strategies.random"
-    _, selection, curriculum = run(scores, tables, params(size=None, strategy=random))
+    _, selection, curriculum, _ = run(
+        scores, tables, params(size=None, strategy=random)
+    )
     assert sorted(selection["sample_id"]) == sorted(curriculum["sample_id"])
     assert sorted(selection["sample_id"]) == [3, 5, 7, 8]
 
 
 def test_the_whole_way_worked_out_by_hand(run, scores, tables):
-    candidates, selection, curriculum = run(scores, tables, params())
+    candidates, selection, curriculum, explanations = run(scores, tables, params())
 
     schemas.Candidates.validate(candidates, lazy=True)
     assert dict(zip(candidates["sample_id"], candidates["reason"], strict=True)) == {
@@ -131,6 +143,19 @@ def test_the_whole_way_worked_out_by_hand(run, scores, tables):
         "stage": [0, 0, 1, 1],
         "mean_reward": [0.4, 0.1, 0.5, 0.2],
     }
+
+    schemas.Explanations.validate(explanations, lazy=True)
+    assert explanations["sample_id"].tolist() == [5, 7, 8, 3]
+    assert explanations["pick"].tolist() == [3, 1, 2, 0]
+    # of sample 5 the nearest before is 3, of 7 and 8 also
+    assert explanations["distance"].tolist()[:3] == pytest.approx([0.2, 1, 1])
+    # mu = sum(r^2) / sum(r) = 1.4525 / 2.45, sigma their standard deviation, 0.292
+    assert explanations["why"][0] == (
+        "chosen as pick 4 of 4, with a value of 0.90 (rank 2 of 4 kept): mean reward "
+        "0.4, below the mu of 0.593 at which samples teach most; its gradient agrees "
+        "with the pool's mean more than 50% of the others; its history is 0.20 "
+        "from the nearest chosen before"
+    )
 
 
 def test_equal_seeds_give_equal_tables(run, scores, tables):
@@ -255,14 +280,14 @@ def test_the_strategy_that_fails_is_named(scores, tables, monkeypatch):
 
 
 def test_the_answer_of_an_order_is_checked(run, scores, tables, monkeypatch):
-    _, selection, _ = run(scores, tables, params())
+    _, selection, *_ = run(scores, tables, params())
     monkeypatch.setattr(nodes, "function_at", lambda *_: lambda ids, *_: ids[:2])
     with pytest.raises(InputError, match=r"select.curriculum.order .* 4 sample ids"):
         nodes.stage_curriculum(selection, scores, params().curriculum, seed=0)
 
 
 def test_a_selection_from_another_pool_is_refused(run, scores, tables):
-    _, selection, _ = run(scores, tables, params())
+    _, selection, *_ = run(scores, tables, params())
     with pytest.raises(InputError, match="selection holds samples that scores"):
         nodes.stage_curriculum(selection, scores.iloc[:3], params().curriculum, seed=0)
 
@@ -334,7 +359,7 @@ def test_the_parameters_of_the_project_are_valid(parameters):
             {
                 *("prune_by_reward", "select_samples", "stage_curriculum"),
                 *("plot_rewards", "plot_selection", "plot_embeddings"),
-                "plot_curriculum",
+                *("plot_curriculum", "explain_picks"),
             },
         ),
         (

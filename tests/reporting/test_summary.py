@@ -159,6 +159,7 @@ def test_places_take_paths_and_sum_the_costs(flops, told):
         "reward_figure": "data/08/reward_figure.json",
         "metrics_figure": "data/08/metrics_figure.json",
         "policy_adapter": "data/06/policy_adapter",
+        "report": "data/08/report.html",
     }
     costs = pd.DataFrame(
         {
@@ -175,14 +176,15 @@ def test_places_take_paths_and_sum_the_costs(flops, told):
 
     lines = printed(summary.places_table(paths, costs))
 
-    assert lines[:4] == [
+    assert lines[:5] == [
         "tables   data/05/selection.parquet, data/08/metrics.csv, …",
         "figures  data/08",
         "adapter  data/06/policy_adapter",
+        "report   data/08/report.html: all of it, on one page",
         "minutes  score 2.5, select 0.1; 3.1 GB at peak",
     ]
     costs = f"tokens   7,388 written, 9,000 trained on, 120,000 read; {told} look"
-    assert " ".join(lines[4:]).startswith(costs)
+    assert " ".join(lines[5:]).startswith(costs)
 
 
 def test_places_leave_out_what_is_not_on_disk():

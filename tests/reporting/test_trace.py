@@ -68,7 +68,8 @@ From score to training
   pruning     kept: its mean reward 0.5000 and spread 0.2500 lie within the
               limits (the kept have means of 0.3000 to 0.5000 and spreads from
               0.1000)
-  selection   chosen as pick 1 of 1
+  selection   chosen as pick 1 of 1, with a value of 1.25 (rank 2 of 2 kept):
+              nothing was chosen before it
   curriculum  place 1 of 1, in stage 1 of 1
   training    trained on in step 1 and step 2 (padding, to fill it) of 2
 
@@ -130,6 +131,13 @@ def make_tables(title="Alpha", user="ann", prompt="Beta", completion="Gamma"):
         ),
         "curriculum": pd.DataFrame(
             {"position": [0], "sample_id": [CHOSEN], "stage": 0, "mean_reward": [0.5]}
+        ),
+        "explanations": pd.DataFrame(
+            {
+                "sample_id": [CHOSEN],
+                "why": "chosen as pick 1 of 1, with a value of 1.25 (rank 2 of 2 kept): "
+                "nothing was chosen before it",
+            }
         ),
         "consumed": pd.DataFrame(
             {
@@ -244,6 +252,10 @@ def test_every_table_is_made_by_the_pipeline_that_is_named(name, pipeline):
         ("rewards", "rollouts or rewards was made from another pool: kedro run "),
         ("candidates", "pruning unknown: candidates was made from another pool: "),
         ("curriculum", "without it: curriculum was made from another selection: "),
+        (
+            "explanations",
+            "why is unknown: explanations was made from another selection",
+        ),
         ("consumed", "without it: consumed was made from another curriculum: "),
         ("rankings", "unknown: rankings was made from another pool: kedro run "),
     ],

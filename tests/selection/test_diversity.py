@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minirec.errors import InputError
 from minirec.selection import diversity
-from minirec.selection.diversity import select_diverse
+from minirec.selection.diversity import distance_to_earlier, select_diverse
 
 
 def plain_picks(embeddings, values, k, start=None):
@@ -55,6 +55,28 @@ def test_picks_worked_out_by_hand():
     values = [1, 0.9, 0.5, 0.2]
     # then row 1 lies at 1 - 0.6 of row 2 and keeps 0.9 x 0.2, row 3 falls to 0.2 x 1
     assert select_diverse(embeddings, values, k=4).tolist() == [0, 2, 3, 1]
+
+
+def test_distances_to_earlier_rows_worked_out_by_hand():
+    rows = np.array([[2.0, 0], [0.8, 0.6], [0, 0], [0, 1], [-1, 0]])
+    # cosines with the rows before: 0.8; 0, 0; 0, 0.6, 0; -1, -0.8, 0, 0
+    found = distance_to_earlier(rows)
+    assert np.isnan(found[0])
+    np.testing.assert_allclose(found[1:], [0.2, 1, 0.4, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+def test_the_next_pick_has_the_largest_value_times_distance(monkeypatch, rows):
+    monkeypatch.setattr(diversity, "_ROWS", rows)
+    rng = np.random.default_rng(0)
+    embeddings, values = rng.normal(size=(7, 3)), rng.random(7)
+    picks = select_diverse(embeddings, values, 7)
+    keys = values[picks] * distance_to_earlier(embeddings[picks])
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    for place in range(1, 7):
+        nearest = 1 - (units @ units[picks[:place]].T).max(axis=1)
+        # a few roundings of float64 apart
+        assert keys[place] == pytest.approx((values * nearest).max(), rel=1e-12)
 
 
 def test_start_replaces_the_largest_value():

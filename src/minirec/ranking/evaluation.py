@@ -367,13 +367,31 @@ def arm_comparisons(
         p_value=randomisation_test(differences, draws, seed, found.user),
     )
     table["p_holm"] = table.groupby([METRIC, ARM])["p_value"].transform(holm)
-    sure = table["p_holm"] < 1 - confidence
-    table["verdict"] = np.select(
-        [sure & (table["low"] > 0), sure & (table["high"] < 0)],
+    table["verdict"] = verdicts(table, confidence)
+    return table.assign(**_sizes(found))
+
+
+def verdicts(compared: pd.DataFrame, confidence: float) -> NDArray[np.str_]:
+    """Say of each difference whether interval and test agree that there is one.
+
+    Parameters
+    ----------
+    compared
+        ``low``, ``high`` and ``p_holm`` of `comparison_table` or `arm_comparisons`.
+    confidence
+        That their intervals have.
+
+    Returns
+    -------
+    ndarray
+        Of ``better`` (the interval lies above 0), ``worse`` (below) and ``open``.
+    """
+    sure = compared["p_holm"] < 1 - confidence
+    return np.select(
+        [sure & (compared["low"] > 0), sure & (compared["high"] < 0)],
         ["better", "worse"],
         "open",
     )
-    return table.assign(**_sizes(found))
 
 
 def _sizes(found: SeedValues) -> dict[str, int]:

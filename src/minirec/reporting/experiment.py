@@ -1,6 +1,6 @@
 """What an experiment found: its figures, its summary and its page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from textwrap import wrap
 from typing import Any
@@ -12,6 +12,15 @@ from rich import box
 from rich.table import Table
 
 from minirec.reporting.figures import GREY, LAYOUT, ORANGE, PURPLE, SKY, VERMILION
+from minirec.reporting.page import (
+    difference,
+    drawn,
+    folded,
+    html_table,
+    interval,
+    number,
+    page,
+)
 
 METRIC = "ndcg@10"
 TITLE = "NDCG@10"
@@ -27,22 +36,6 @@ STAR = (
 )
 # kedro-viz sees to the first axis alone
 AXIS = {"gridcolor": "rgba(128, 128, 128, 0.3)", "zerolinecolor": GREY}
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  font: 1rem/1.5 system-ui, sans-serif; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; vertical-align: top;
-  font-variant-numeric: tabular-nums; }
-th { border-bottom: 1px solid; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-.wide { overflow-x: auto; }
-.better { color: #009E73; font-weight: bold; }
-.worse { color: #D55E00; font-weight: bold; }
-details { margin: 1rem 0; }
-summary { cursor: pointer; }
-"""
 
 
 def overview(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +106,7 @@ def summary_table(
         table.add_column("cost", justify="right", no_wrap=True)
     found = _compared(comparisons)
     for row in shown.to_dict("records"):
-        cells = ["\n".join(wrap(row["arm"], _NAME_WIDTH)), _interval(row)]
+        cells = ["\n".join(wrap(row["arm"], _NAME_WIDTH)), interval(row)]
         cells += [_difference(found.get((row["arm"], name))) for name in others]
         if FULL in others:
             cells.append(f"{row['relative']:.0%}")
@@ -291,16 +284,12 @@ def render_report(
         HTML with plotly's own code in it, some 5 MB.
     """
     shown = overview(metrics, runs)
-    first, *rest = (arms_figure, cost_figure, samples_figure, difficulty_figure)
-    figures = [first.to_html(full_html=False, include_plotlyjs=True)]
-    figures += [each.to_html(full_html=False, include_plotlyjs=False) for each in rest]
+    figures = (arms_figure, cost_figure, samples_figure, difficulty_figure)
     sizes = metrics.iloc[0]
     own = runs.drop_duplicates("arm").set_index("arm")["overrides"]
-    return "\n".join(
+    return page(
+        f"{data}: which samples to train on",
         [
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-            f"<title>{escape(data)}: which samples to train on</title>",
-            f"<style>{STYLE}</style></head><body>",
             f"<section><h1>Which samples are worth training on: "
             f"{escape(data)}, policy {escape(kind)}</h1>",
             f"<p>{len(shown)} arms on {_seeds(int(sizes['seeds']))} "
@@ -310,7 +299,10 @@ def render_report(
             "before reinforcement, proxy, rollouts, draws and training.</p>",
             _arms_section(shown, comparisons, runs, confidence),
             "</section>",
-            *(f"<section>{each}</section>" for each in figures),
+            *(
+                f"<section>{drawn(figure, f'figure-{place}')}</section>"
+                for place, figure in enumerate(figures, start=1)
+            ),
             "<section><h2>What each arm cost</h2>",
             "<p>Means over seeds. An arm pays for the proxy, rollouts, gradients and "
             "embeddings only if it cannot choose without them. The policy before "
@@ -320,7 +312,7 @@ def render_report(
             "</section><section><h2>What each arm is</h2>",
             "<p>What it changes of the run's parameters, the chosen setting "
             "included.</p>",
-            _html(
+            html_table(
                 ["arm", "setting", "parameters"],
                 [
                     [
@@ -336,8 +328,9 @@ def render_report(
             _tuning(tuning),
             "</section><section><h2>Each two arms</h2>",
             _pairs(comparisons),
-            "</section></body></html>",
-        ]
+            "</section>",
+        ],
+        scripts=True,
     )
 
 
@@ -353,15 +346,15 @@ def _arms_section(
         [
             row["arm"],
             f"{row['samples']:,.0f} ({row['samples'] / row['pool']:.1%})",
-            _interval(row),
-            *(_difference_cell(found.get((row["arm"], name))) for name in others),
+            interval(row),
+            *(difference(found.get((row["arm"], name))) for name in others),
             *([f"{row['relative']:.0%}"] if FULL in others else []),
         ]
         for row in shown.to_dict("records")
     ]
     unit = "FLOPs" if cost_column(runs) == "flops" else "seconds"
     return (
-        _html(
+        html_table(
             [
                 *("arm", "samples", TITLE, *(f"less {n}" for n in others)),
                 *(["cost"] if FULL in others else []),
@@ -392,15 +385,15 @@ def _costs(shown: pd.DataFrame, costs: pd.DataFrame) -> str:
     rows = [
         [
             row["arm"],
-            *(_number(seconds.loc[row["arm"]].get(part)) for part in parts),
-            *(_number(row[column]) for column in COSTS),
+            *(number(seconds.loc[row["arm"]].get(part)) for part in parts),
+            *(number(row[column]) for column in COSTS),
         ]
         for row in shown.to_dict("records")
         if row["arm"] in seconds.index
     ]
     heads = [f"{part}, s" for part in parts]
     names = ["all, s", "tokens written", "trained on", "read besides", "FLOPs"]
-    return _html(["arm", *heads, *names], rows)
+    return html_table(["arm", *heads, *names], rows)
 
 
 def _tuning(tuning: pd.DataFrame) -> str:
@@ -421,9 +414,9 @@ def _tuning(tuning: pd.DataFrame) -> str:
         for row in means.to_dict("records")
     ]
     heads = ["arm", "setting", f"{TITLE}, validation", "seeds", "", "parameters"]
-    return (
-        "<details><summary>The settings that each arm tried on the validation "
-        f"split</summary>{_html(heads, rows, texts=('parameters',))}</details>"
+    return folded(
+        "The settings that each arm tried on the validation split",
+        html_table(heads, rows, texts=("parameters",)),
     )
 
 
@@ -431,13 +424,11 @@ def _pairs(comparisons: pd.DataFrame) -> str:
     own = comparisons[comparisons["metric"] == METRIC]
     own = own[own["difference"] >= 0].sort_values("difference", ascending=False)
     rows = [
-        [row["arm"], row["other"], _difference_cell(row)]
-        for row in own.to_dict("records")
+        [row["arm"], row["other"], difference(row)] for row in own.to_dict("records")
     ]
-    return (
-        f"<details><summary>{len(rows)} differences in {TITLE}</summary>"
-        + _html(["arm", "less", "difference"], rows, raw=["difference"])
-        + "</details>"
+    return folded(
+        f"{len(rows)} differences in {TITLE}",
+        html_table(["arm", "less", "difference"], rows, raw=["difference"]),
     )
 
 
@@ -450,51 +441,10 @@ def _compared(comparisons: pd.DataFrame) -> dict[tuple[str, str], Mapping[Any, A
     return {(row["arm"], row["other"]): row for row in own.to_dict("records")}
 
 
-def _interval(row: Mapping[Any, Any]) -> str:
-    return f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
-
-
 def _difference(row: Mapping[Any, Any] | None) -> str:
     if row is None:
         return ""
     return f"{row['difference']:+z.4f}{' ' if row['verdict'] == 'open' else '*'}"
-
-
-def _difference_cell(row: Mapping[Any, Any] | None) -> str:
-    if row is None:
-        return ""
-    p = f"p {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p &lt; 0.001"
-    return (
-        f'<span class="{row["verdict"]}">{row["difference"]:+z.4f}</span> '
-        f"[{row['low']:+z.4f}, {row['high']:+z.4f}], {p}"
-    )
-
-
-def _number(value: Any) -> str:
-    if value is None or pd.isna(value):
-        return ""
-    return f"{value:.3g}" if value < 1000 or value >= 1e9 else f"{value:,.0f}"
-
-
-def _html(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    raw: Sequence[str] = (),
-    texts: Sequence[str] = (),
-) -> str:
-    """Return a table; the columns ``raw`` are markup, ``texts`` stand to the left."""
-    kind = [' class="text"' if head in texts else "" for head in heads]
-    top = "".join(f"<th{k}>{escape(h)}</th>" for k, h in zip(kind, heads, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{k}>{cell if head in raw else escape(cell)}</td>"
-            for k, head, cell in zip(kind, heads, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _error(shown: pd.DataFrame, column: str = "mean") -> dict[str, Any]:

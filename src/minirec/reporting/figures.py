@@ -244,7 +244,7 @@ def plot_embeddings(
     from sklearn.decomposition import PCA
 
     some, picks = _some_of(candidates), _picks(candidates, selection)
-    units = _unit_rows(embeddings, some["sample_id"])
+    units = unit_rows(embeddings, some["sample_id"])
     # a single sample, or all of them alike, have no variance to share
     with np.errstate(invalid="ignore", divide="ignore"):
         pca = PCA(min(2, *units.shape), random_state=0).fit(units)
@@ -255,7 +255,7 @@ def plot_embeddings(
         points = np.zeros((len(table), 2))
         for first in range(0, len(table), DRAWN):
             part = slice(first, first + DRAWN)
-            rows = _unit_rows(embeddings, table["sample_id"][part])
+            rows = unit_rows(embeddings, table["sample_id"][part])
             points[part, : pca.n_components_] = pca.transform(rows)
         return points
 
@@ -425,9 +425,16 @@ def _size_of_markers(n: int) -> float:
     return min(max(4.0, 200 / n**0.5), 10.0)
 
 
-def _unit_rows(
+def unit_rows(
     embeddings: Mapping[str, NDArray[Any]], ids: "pd.Series[int]"
 ) -> NDArray[np.float64]:
+    """Return the embeddings of samples (N, d) at length 1; rows of zeros stay.
+
+    Raises
+    ------
+    InputError
+        If a sample has none, or one is not finite.
+    """
     rows = pd.Index(embeddings["sample_id"]).get_indexer(ids)
     if (rows < 0).any():
         raise InputError(

@@ -125,8 +125,8 @@ def _p(value: Any) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def pruning_table(candidates: pd.DataFrame) -> Table:
-    """Lay out how many samples stay or go for which reason, and with what reward.
+def pruning_rows(candidates: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Count how many samples stay or go for which reason, and with what reward.
 
     Parameters
     ----------
@@ -135,27 +135,41 @@ def pruning_table(candidates: pd.DataFrame) -> Table:
 
     Returns
     -------
-    Table
-        One row a reason that occurs: its samples, their share of the pool, and their
-        share of its reward, which is the sum of mean rewards. A dash stands for a share
-        of rewards that are all 0, or of which one is negative.
+    list of tuple
+        One a reason that occurs, as text: it, its samples, their share of the pool, and
+        their share of its reward, which is the sum of mean rewards. A dash stands for a
+        share of rewards that are all 0, or of which one is negative.
     """
     rewards = candidates[MEAN_REWARD]
     whole = rewards.sum() if rewards.min() >= 0 else 0
     groups = rewards.groupby(candidates[REASON])
     samples, reward = groups.size(), groups.sum()
+    return [
+        (
+            reason.replace("_", " "),
+            f"{samples[reason]:,}",
+            f"{samples[reason] / len(candidates):.1%}",
+            f"{reward[reason] / whole:.1%}" if whole else "-",
+        )
+        for reason in (KEPT, TOO_EASY, TOO_HARD, NO_SPREAD)
+        if reason in samples.index
+    ]
+
+
+def pruning_table(candidates: pd.DataFrame) -> Table:
+    """Lay out the `pruning_rows`.
+
+    Parameters
+    ----------
+    candidates
+        A table of `minirec.schemas.Candidates`: the whole pool.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("of the pool", no_wrap=True)
     for name in ("samples", "share", "share of reward"):
         table.add_column(name, justify="right", no_wrap=True)
-    for reason in (KEPT, TOO_EASY, TOO_HARD, NO_SPREAD):
-        if reason in samples.index:
-            table.add_row(
-                reason.replace("_", " "),
-                f"{samples[reason]:,}",
-                f"{samples[reason] / len(candidates):.1%}",
-                f"{reward[reason] / whole:.1%}" if whole else "-",
-            )
+    for row in pruning_rows(candidates):
+        table.add_row(*row)
     return table
 
 
@@ -172,7 +186,8 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
     Returns
     -------
     Table
-        A line each for tables, figures, adapter, minutes, tokens and ways to look.
+        A line each for tables, figures, adapter, report, minutes, tokens and ways to
+        look.
     """
     tables = [paths[name] for name in ("selection", "metrics") if name in paths]
     figures = [path for name, path in paths.items() if name.endswith("_figure")]
@@ -183,6 +198,8 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
         table.add_row("figures", os.path.commonpath(figures))
     if "policy_adapter" in paths:
         table.add_row("adapter", paths["policy_adapter"])
+    if "report" in paths:
+        table.add_row("report", f"{paths['report']}: all of it, on one page")
     if costs is not None:
         seconds = costs.groupby("pipeline", sort=False)["seconds"].sum()
         minutes = ", ".join(f"{name} {s / 60:.1f}" for name, s in seconds.items())

@@ -46,9 +46,12 @@ from minirec.columns import (
     TRAIN,
     USER_ID,
     VALUE,
+    WHY,
 )
 from minirec.commands import kedro_run
 from minirec.errors import InputError
+from minirec.reporting.page import html_table, page
+from minirec.reporting.picks import chosen_as
 from minirec.reporting.summary import METHODS
 
 # the tables that a trace reads, and the pipeline that makes each
@@ -61,6 +64,7 @@ MADE_BY = {
     "candidates": "select",
     "selection": "select",
     "curriculum": "select",
+    "explanations": "select",
     "consumed": "train_eval",
     "rankings": "train_eval",
 }
@@ -79,12 +83,9 @@ ACTING = {"Cc", "Cf", "Zl", "Zp"}
 # Writing needs these two of them: Persian, Hindi, emoji.
 JOINERS = "\u200c\u200d"
 
+# beside that of every page
 STYLE = """
-:root { color-scheme: light dark; }
-body { margin: 2rem auto; max-width: 50rem; padding: 0 1rem;
-  font: 1rem/1.5 system-ui, sans-serif; }
-table { border-collapse: collapse; }
-th, td { padding: 0.1rem 0.8rem 0.1rem 0; text-align: left; vertical-align: top; }
+body { max-width: 50rem; }
 section { border-top: 1px solid; margin-top: 2rem; }
 section:target h2 { text-decoration: underline; }
 pre { font: 0.85rem/1.4 ui-monospace, monospace; overflow-x: auto; }
@@ -216,13 +217,15 @@ def render_traces(
     candidates: pd.DataFrame,
     selection: pd.DataFrame,
     curriculum: pd.DataFrame,
+    explanations: pd.DataFrame,
     consumed: pd.DataFrame,
 ) -> str:
     """Lay out the traces of the chosen samples on one page, in curriculum order.
 
     Parameters
     ----------
-    items, prompts, rollouts, rewards, candidates, selection, curriculum, consumed
+    items, prompts, rollouts, rewards, candidates, selection
+    curriculum, explanations, consumed
         The tables of `minirec.schemas` with these names.
 
     Returns
@@ -244,19 +247,17 @@ def render_traces(
         "candidates": candidates,
         "selection": selection,
         "curriculum": curriculum,
+        "explanations": explanations,
         "consumed": consumed,
     }
     ordered = curriculum.sort_values(POSITION).head(MOST)
-    lines, sections = [], []
-    rows = zip(ordered[SAMPLE_ID], ordered[STAGE], ordered[MEAN_REWARD], strict=True)
-    for place, (sample_id, stage, mean_reward) in enumerate(rows, start=1):
+    rows, sections = [], []
+    known = zip(ordered[SAMPLE_ID], ordered[STAGE], ordered[MEAN_REWARD], strict=True)
+    for place, (sample_id, stage, mean_reward) in enumerate(known, start=1):
         prompt = _prompt(prompts, sample_id)
         target = _titles(tables, prompt, {})[prompt[TARGET_ITEM_ID]]
-        lines.append(
-            f'<tr><td>{place}</td><td><a href="#sample-{sample_id}">'
-            f"sample {sample_id}</a></td><td>{stage + 1}</td>"
-            f"<td>{_number(mean_reward)}</td><td>{escape(target)}</td></tr>"
-        )
+        link = f'<a href="#sample-{sample_id}">sample {sample_id}</a>'
+        rows.append([f"{place}", link, f"{stage + 1}", _number(mean_reward), target])
         sections.append(
             f'<section id="sample-{sample_id}">'
             f"<h2>{place} of {len(curriculum)}: {escape(target)}</h2>"
@@ -265,23 +266,21 @@ def render_traces(
     which = f"All {len(ordered)} of them"
     if len(ordered) < len(curriculum):
         which = f"The first {len(ordered)} of {len(curriculum):,}, to open at once"
-    return "\n".join(
+    return page(
+        "The chosen samples",
         [
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-            '<meta http-equiv="Content-Security-Policy" '
-            "content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>The chosen samples</title><style>{STYLE}</style></head>",
-            "<body><h1>The chosen samples, in the order of training</h1>",
+            "<h1>The chosen samples, in the order of training</h1>",
             f"<p>{which}. <code>minirec trace sample</code> with the id of any sample "
             "prints the same.</p>",
-            "<table><tr><th>place</th><th>sample</th><th>stage</th>"
-            "<th>mean reward</th><th>target</th></tr>",
-            *lines,
-            "</table>",
+            html_table(
+                ["place", "sample", "stage", "mean reward", "target"],
+                rows,
+                raw=["sample"],
+                texts=["sample", "target"],
+            ),
             *sections,
-            "</body></html>\n",
-        ]
+        ],
+        STYLE,
     )
 
 
@@ -427,7 +426,13 @@ def _selection(
 ) -> str:
     size = len(tables["selection"])
     if len(own["selection"]):
-        return f"chosen as pick {own['selection'][POSITION].iloc[0] + 1} of {size}"
+        chosen = chosen_as(own["selection"][POSITION].iloc[0], size)
+        if "explanations" not in own:
+            return f"{chosen}; why is {_not_yet('explanations', env)}"
+        if own["explanations"].empty:
+            another = _of_another("selection", "select", env)
+            return f"{chosen}; why is unknown: explanations {another}"
+        return own["explanations"][WHY].iloc[0]
     if "candidates" not in own or own["candidates"].empty:
         return f"not among the {size} picks"
     row = own["candidates"].iloc[0]

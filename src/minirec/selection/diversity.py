@@ -96,6 +96,39 @@ def select_diverse(
     return search.picks
 
 
+def distance_to_earlier(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return how far each row lies from the nearest of those before it.
+
+    By what the next of `select_diverse` is chosen, beside its value.
+
+    Parameters
+    ----------
+    embeddings
+        (k, d) in the order of choice. A row of zeros has cosine 0 with every other.
+
+    Returns
+    -------
+    ndarray
+        (k,) ``min_c (1 - cos(e_i, e_c))`` over the rows c before row i, from 0 to 2;
+        NaN for the first.
+
+    Examples
+    --------
+    >>> distance_to_earlier(np.array([[1.0, 0], [0, 2], [1, 1]])).round(3).tolist()
+    [nan, 1.0, 0.293]
+    """
+    rows = np.asarray(embeddings, dtype=np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(length > 0, length, 1)
+    found = np.full(len(units), np.nan)
+    for first in range(1, len(units), _ROWS):
+        part = np.arange(first, min(first + _ROWS, len(units)))
+        cosine = units[part] @ units[: part[-1]].T
+        cosine[np.arange(part[-1]) >= part[:, None]] = -np.inf
+        found[part] = 1 - cosine.max(axis=1)
+    return found.clip(0, 2)
+
+
 def check_k(k: int, n: int) -> None:
     """Refuse a number of picks that n candidates cannot give."""
     if k < 1:

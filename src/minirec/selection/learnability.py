@@ -70,6 +70,33 @@ def gaussian_learnability(
     return min_max(np.exp(-((rewards - mu) ** 2) / (2 * width**2)))
 
 
+def mu_and_sigma(
+    mean_reward: ArrayLike, mu: float | Literal["auto"], sigma: float | None
+) -> tuple[float, float]:
+    """Return the mu and sigma that `gaussian_learnability` takes for these.
+
+    Parameters
+    ----------
+    mean_reward, mu, sigma
+        As `gaussian_learnability` takes them.
+
+    Raises
+    ------
+    InputError
+        If there are no rewards, one is not finite, or `auto_mu` has no answer.
+
+    Examples
+    --------
+    >>> mu_and_sigma([0.0, 0.4], "auto", None)
+    (0.4, 0.2)
+    """
+    rewards = finite_vector(mean_reward, "mean_reward")
+    return (
+        auto_mu(rewards) if mu == "auto" else mu,
+        float(rewards.std()) if sigma is None else sigma,
+    )
+
+
 def auto_mu(mean_reward: ArrayLike) -> float:
     """Return the mean reward of the sample that an average unit of reward comes from.
 

@@ -22,10 +22,12 @@ from minirec.columns import (
 )
 from minirec.errors import InputError
 from minirec.functions import function_at
+from minirec.pipelines.score.params import LearnabilityParams, RepresentativenessParams
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
-from minirec.reporting import figures
+from minirec.reporting import figures, picks
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
+from minirec.selection.learnability import mu_and_sigma
 from minirec.types import Matrix
 
 logger = logging.getLogger(__name__)
@@ -152,6 +154,29 @@ def stage_curriculum(
             STAGE: stage_of(len(ids), n_stages),
             MEAN_REWARD: reward.reindex(ordered).to_numpy(),
         }
+    )
+
+
+def explain_picks(
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    curriculum: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    embeddings: Matrix,
+    learnability: LearnabilityParams,
+    representativeness: RepresentativenessParams | None,
+) -> pd.DataFrame:
+    """Say of each chosen sample what it was chosen for, in numbers and in words."""
+    return picks.explain_picks(
+        candidates,
+        selection,
+        curriculum,
+        prompts,
+        items,
+        embeddings,
+        *mu_and_sigma(candidates[MEAN_REWARD], learnability.mu, learnability.sigma),
+        representativeness.direction if representativeness else None,
     )
 
 

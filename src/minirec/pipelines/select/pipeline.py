@@ -55,6 +55,17 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="stage_curriculum",
             ),
             Node(
+                nodes.explain_picks,
+                inputs=[
+                    *("candidates", "selection", "curriculum"),
+                    *("prompts", "items", "embeddings"),
+                    "params:score.learnability",
+                    "params:score.representativeness",
+                ],
+                outputs="explanations",
+                name="explain_picks",
+            ),
+            Node(
                 nodes.plot_rewards,
                 inputs=["candidates", "selection", "params:select.prune"],
                 outputs="reward_figure",

@@ -10,6 +10,7 @@ from typing import Any
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from minirec.columns import (
     COMPLETION,
@@ -40,7 +41,14 @@ from minirec.errors import InputError
 from minirec.execution.batches import batches
 from minirec.execution.params import ExecutionParams
 from minirec.pipelines.keys import work_key
-from minirec.pipelines.train_eval.params import ItemKnnParams, TrainParams
+from minirec.pipelines.preprocess.params import PreprocessParams
+from minirec.pipelines.score.params import ScoreParams
+from minirec.pipelines.select.params import SelectParams
+from minirec.pipelines.train_eval.params import (
+    ItemKnnParams,
+    TrainEvalParams,
+    TrainParams,
+)
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.ranking.baselines import (
     item_knn_scores,
@@ -55,6 +63,7 @@ from minirec.ranking.evaluation import (
     sample_values,
 )
 from minirec.ranking.grounding import popularity_prior, target_rank, top_items
+from minirec.reporting import report
 from minirec.training.sasrec import SasrecParams
 from minirec.types import Adapter, Matrix, Model
 
@@ -374,3 +383,50 @@ def evaluate_groups(
     """Average every metric by length of history and by popularity of the target."""
     found = sample_values(rankings, prompts, items, metrics)
     return group_table(found, prompts, items, groups, bootstrap_draws, confidence, seed)
+
+
+def report_run(
+    interactions: ir.Table,
+    policy_model: Model,
+    encoder_model: Model,
+    base_parameters: dict[str, Any],
+    data: str,
+    seed: int,
+    policy: PolicyParams,
+    ranking: RankingParams,
+    preprocess: PreprocessParams,
+    score: ScoreParams,
+    select: SelectParams,
+    train_eval: TrainEvalParams,
+    *found: pd.DataFrame | go.Figure,
+) -> str:
+    """Lay out the whole run on one page, from its data to what it was worth.
+
+    ``found`` are the tables and then the figures that `minirec.reporting.report` names.
+    """
+    groups = {
+        "policy": policy,
+        "ranking": ranking,
+        "preprocess": preprocess,
+        "score": score,
+        "select": select,
+        "train_eval": train_eval,
+    }
+    n_tables = len(report.TABLES)
+    sizes = interactions.aggregate(
+        rows=interactions.count(), users=interactions[USER_ID].nunique()
+    ).execute()
+    return report.render_run(
+        dict(zip(report.TABLES, found[:n_tables], strict=True)),
+        dict(zip(report.FIGURES, found[n_tables:], strict=True)),
+        {"seed": seed}
+        | {name: group.model_dump(mode="json") for name, group in groups.items()},
+        base_parameters,
+        data,
+        {
+            "policy": report.model_name(policy_model),
+            "encoder": report.model_name(encoder_model),
+        },
+        int(sizes["rows"].iloc[0]),
+        int(sizes["users"].iloc[0]),
+    )

@@ -6,7 +6,7 @@ from kedro.pipeline import Node, Pipeline
 
 from minirec.pipelines.inputs import CATALOGUE, MODELS
 from minirec.pipelines.train_eval import nodes
-from minirec.reporting import figures, trace
+from minirec.reporting import figures, report, trace
 
 EVALUATION = "params:train_eval.evaluation"
 METRICS = f"{EVALUATION}.metrics"
@@ -120,10 +120,31 @@ def create_pipeline(**_: Any) -> Pipeline:
                     "candidates",
                     "selection",
                     "curriculum",
+                    "explanations",
                     "consumed",
                 ],
                 outputs="traces",
                 name="render_traces",
+            ),
+            Node(
+                nodes.report_run,
+                inputs=[
+                    "interactions",
+                    *MODELS,
+                    "base_parameters",
+                    "params:experiment.data",
+                    "params:seed",
+                    "params:policy",
+                    "params:ranking",
+                    "params:preprocess",
+                    "params:score",
+                    "params:select",
+                    "params:train_eval",
+                    *report.TABLES,
+                    *report.FIGURES,
+                ],
+                outputs="report",
+                name=report.NODE,
             ),
         ],
         tags="train_eval",

@@ -1,0 +1,167 @@
+"""Why each chosen sample was chosen, in numbers and in words."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from minirec.columns import (
+    DISTANCE,
+    HISTORY_ITEM_ID,
+    ITEM_ID,
+    KEPT,
+    LAST_TITLES,
+    LEARNABILITY,
+    MEAN_REWARD,
+    PICK,
+    POSITION,
+    REASON,
+    REPRESENTATIVENESS,
+    SAMPLE_ID,
+    STAGE,
+    TARGET,
+    TARGET_ITEM_ID,
+    TITLE,
+    USER_ID,
+    VALUE,
+    WHY,
+)
+from minirec.errors import InputError
+from minirec.reporting.figures import unit_rows
+from minirec.selection.diversity import distance_to_earlier
+
+# titles of a history that stand beside a sample, its last ones
+TITLES = 3
+# Picks whose distances are worked out: each is compared with all before it, which for
+# hundreds of thousands would take longer than choosing them did.
+MEASURED = 4_096
+# with what a gradient agrees, by `score.representativeness.direction`
+DIRECTIONS = {
+    "mean": "the pool's mean",
+    "proxy": "the way that the proxy moved",
+    "validation": "the mean of validation prompts",
+}
+
+
+def explain_picks(
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    curriculum: pd.DataFrame,
+    prompts: pd.DataFrame,
+    items: pd.DataFrame,
+    embeddings: Mapping[str, NDArray[Any]],
+    mu: float,
+    sigma: float,
+    direction: str | None,
+) -> pd.DataFrame:
+    """Say of each chosen sample what it was chosen for.
+
+    Parameters
+    ----------
+    candidates, selection, curriculum, prompts, items
+        The tables of `minirec.schemas` with these names.
+    embeddings
+        ``sample_id`` (M,) and ``matrix`` (M, d), which hold the picks among others.
+    mu, sigma
+        Mean reward at which samples teach most, and within half of what of it a mean
+        reward is called near.
+    direction
+        One of `DIRECTIONS`; None: representativeness does not count.
+
+    Returns
+    -------
+    DataFrame
+        A table of `minirec.schemas.Explanations`.
+
+    Raises
+    ------
+    InputError
+        If a table lacks one of the samples.
+    """
+    rows = curriculum[[POSITION, STAGE, SAMPLE_ID]].sort_values(POSITION)
+    chosen = selection[[SAMPLE_ID, POSITION]].rename(columns={POSITION: PICK})
+    of_prompt = prompts[[SAMPLE_ID, USER_ID, TARGET_ITEM_ID, HISTORY_ITEM_ID]]
+    for name, table in (
+        ("selection", chosen),
+        ("candidates", candidates),
+        ("prompts", of_prompt),
+    ):
+        rows = rows.merge(table, on=SAMPLE_ID)
+        if len(rows) < len(curriculum):
+            raise InputError(
+                f"curriculum holds samples that {name} does not: they were made from "
+                "different pools; run `kedro run --pipelines select`"
+            )
+    title = items.set_index(ITEM_ID)[TITLE]
+    picked = chosen.sort_values(PICK)[SAMPLE_ID].iloc[:MEASURED]
+    distance = distance_to_earlier(unit_rows(embeddings, picked))
+    rows[TARGET] = title.reindex(rows[TARGET_ITEM_ID]).to_numpy()
+    rows[LAST_TITLES] = [
+        title.reindex(ids[-TITLES:]).tolist() for ids in rows[HISTORY_ITEM_ID]
+    ]
+    rows[DISTANCE] = rows[PICK].map(pd.Series(distance))
+    rows[WHY] = list(_reasons(rows, candidates, mu, sigma, direction))
+    return rows[
+        [
+            *(POSITION, STAGE, PICK, SAMPLE_ID, USER_ID, TARGET, LAST_TITLES),
+            *(MEAN_REWARD, LEARNABILITY, REPRESENTATIVENESS, VALUE, DISTANCE, WHY),
+        ]
+    ]
+
+
+def chosen_as(pick: int, size: int) -> str:
+    """Say as which of all picks, counted from 0, a sample was chosen."""
+    return f"chosen as pick {pick + 1} of {size}"
+
+
+def _reasons(
+    rows: pd.DataFrame,
+    candidates: pd.DataFrame,
+    mu: float,
+    sigma: float,
+    direction: str | None,
+) -> Iterator[str]:
+    kept = np.sort(candidates.loc[candidates[REASON] == KEPT, VALUE])
+    agreement = np.sort(candidates[REPRESENTATIVENESS])
+    alike = agreement[0] == agreement[-1]
+    for row in rows.to_dict("records"):
+        rank = len(kept) - np.searchsorted(kept, row[VALUE], "right") + 1
+        said = [
+            f"mean reward {row[MEAN_REWARD]:.3g}, "
+            f"{_beside(row[MEAN_REWARD], mu, sigma)} the mu of {mu:.3g} at which "
+            "samples teach most"
+        ]
+        if direction is not None and not alike:
+            said.append(
+                f"its gradient agrees with {DIRECTIONS[direction]} "
+                + _among(row[REPRESENTATIVENESS], agreement)
+            )
+        if row[PICK] == 0:
+            said.append("nothing was chosen before it")
+        elif not np.isnan(row[DISTANCE]):
+            said.append(
+                f"its history is {row[DISTANCE]:.2f} from the nearest chosen before"
+            )
+        yield (
+            f"{chosen_as(row[PICK], len(rows))}, with a value of {row[VALUE]:.2f} "
+            f"(rank {rank:,} of {len(kept):,} kept): {'; '.join(said)}"
+        )
+
+
+def _beside(mean_reward: float, mu: float, sigma: float) -> str:
+    if abs(mean_reward - mu) <= sigma / 2:
+        return "near"
+    return "above" if mean_reward > mu else "below"
+
+
+def _among(value: float, ordered: NDArray[np.float64]) -> str:
+    """Say of how many others of the pool a value lies on the far side."""
+    fewer = int(np.searchsorted(ordered, value, "left"))
+    more = len(ordered) - int(np.searchsorted(ordered, value, "right"))
+    word, n = ("more", fewer) if fewer >= more else ("less", more)
+    others = len(ordered) - 1
+    # rounded down: what is less than all is never written as 100%
+    share = "all" if n == others else f"{100 * n // others}% of the"
+    return f"{word} than {share} others"
