@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from minirec.reporting.page import NO_BREAK
 from minirec.reporting.summary import METHODS
 
 TABLES = {
@@ -154,7 +155,7 @@ def test_the_report_tells_the_run_and_what_it_took(test_run, parameters):
     assert "report   data/test/08_reporting/report.html: all of it" in test_run.output
     reporting = test_run.path / "data/test/08_reporting"
     page = unescape((reporting / "report.html").read_text())
-    page = page.replace(' class="text"', "")
+    page = page.replace(' class="text"', "").replace(NO_BREAK, " ")
     metrics = pd.read_csv(reporting / "metrics.csv")
     for row in metrics[metrics["metric"] == "ndcg@10"].itertuples():
         assert f"{row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]" in page

@@ -62,11 +62,13 @@ def test_numbers(value, written):
 
 def test_means_and_differences_stand_with_their_intervals():
     row = {"mean": 0.5, "low": 0.25, "high": 0.75}
-    assert interval(row) == "0.5000 [0.2500, 0.7500]"
+    # broken over two lines before the bracket, if anywhere
+    assert interval(row) == "0.5000 [0.2500,\u00a00.7500]"
     assert interval({"mean": 0.5, "low": float("nan")}) == "0.5000"
     row = {"difference": -1e-9, "low": -0.1, "high": 0.1, "p_holm": 0.0004}
     # what rounds to nothing has no minus
     assert difference(row | {"verdict": "open"}) == (
-        '<span class="open">+0.0000</span> [-0.1000, +0.1000], p &lt; 0.001'
+        '<span class="open">+0.0000</span> '
+        "[-0.1000,\u00a0+0.1000], p\u00a0&lt;\u00a00.001"
     )
     assert difference(None) == ""

@@ -192,7 +192,7 @@ def test_places_leave_out_what_is_not_on_disk():
 
     assert [line.split()[0] for line in lines] == [
         "look",
-        "notebooks/explore_scores.ipynb:",
+        "notebooks/:",
     ]
 
 

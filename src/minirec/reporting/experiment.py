@@ -13,6 +13,7 @@ from rich.table import Table
 
 from minirec.reporting.figures import GREY, LAYOUT, ORANGE, PURPLE, SKY, VERMILION
 from minirec.reporting.page import (
+    NO_BREAK,
     difference,
     drawn,
     folded,
@@ -106,7 +107,8 @@ def summary_table(
         table.add_column("cost", justify="right", no_wrap=True)
     found = _compared(comparisons)
     for row in shown.to_dict("records"):
-        cells = ["\n".join(wrap(row["arm"], _NAME_WIDTH)), interval(row)]
+        own = interval(row).replace(NO_BREAK, " ")
+        cells = ["\n".join(wrap(row["arm"], _NAME_WIDTH)), own]
         cells += [_difference(found.get((row["arm"], name))) for name in others]
         if FULL in others:
             cells.append(f"{row['relative']:.0%}")

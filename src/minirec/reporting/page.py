@@ -19,6 +19,9 @@ MAY_LOAD = (
     "img-src data: blob:"
 )
 
+# between two ends of an interval, where no line is to be broken
+NO_BREAK = "\u00a0"
+
 # Figures are drawn for white. Here they have no ground of their own, and their words,
 # lines and grids those of the page; numbers on the squares of a matrix stay dark.
 STYLE = """
@@ -29,7 +32,6 @@ h1, h2 { line-height: 1.25; text-wrap: balance; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums; }
-td:not(.text, :first-child) { white-space: nowrap; }
 th { border-bottom: 1px solid; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.below td { border-bottom: 1px solid rgba(128, 128, 128, 0.4); opacity: 0.85;
@@ -159,7 +161,7 @@ def interval(row: Mapping[Any, Any]) -> str:
     mean = f"{row['mean']:.4f}"
     if pd.isna(row["low"]):
         return mean
-    return f"{mean} [{row['low']:.4f}, {row['high']:.4f}]"
+    return f"{mean} [{row['low']:.4f},{NO_BREAK}{row['high']:.4f}]"
 
 
 def difference(row: Mapping[Any, Any] | None) -> str:
@@ -172,10 +174,10 @@ def difference(row: Mapping[Any, Any] | None) -> str:
     """
     if row is None:
         return ""
-    p = f"p {row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else "p &lt; 0.001"
+    p = f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else f"&lt;{NO_BREAK}0.001"
     return (
         f'<span class="{row["verdict"]}">{row["difference"]:+z.4f}</span> '
-        f"[{row['low']:+z.4f}, {row['high']:+z.4f}], {p}"
+        f"[{row['low']:+z.4f},{NO_BREAK}{row['high']:+z.4f}], p{NO_BREAK}{p}"
     )
 
 

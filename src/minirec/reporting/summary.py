@@ -207,7 +207,7 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
         table.add_row("minutes", f"{minutes}; {peak:.1f} GB at peak")
         table.add_row("tokens", _tokens_and_flops(costs))
     table.add_row("look", "make viz (`kedro viz run`): pipelines, tables, figures")
-    table.add_row("", "notebooks/explore_scores.ipynb: scores and picks")
+    table.add_row("", "notebooks/: scores and picks, other methods, one user")
     return table
 
 
