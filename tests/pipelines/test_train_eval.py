@@ -81,7 +81,7 @@ def test_how_rankings_are_summed_up_touches_no_ranking(parameter):
     part = create_pipeline().from_inputs(f"params:train_eval.evaluation.{parameter}")
     assert {node.name for node in part.nodes} == {
         *("evaluate_rankings", "plot_metrics"),
-        *("evaluate_groups", "plot_groups"),
+        *("evaluate_groups", "plot_groups", "report_run"),
     }
 
 
