@@ -25,6 +25,11 @@ _NAME = re.compile(r"\[([a-z]+)\]")
 _ANSWER = re.compile(r"(.*?)(?:\{reasoning\}(.+?))?\{title\}(.+)", re.DOTALL)
 
 
+def words(given: Any) -> Any:
+    """Take a text for the words in it: ``--params`` has no lists."""
+    return given.split() if isinstance(given, str) else given
+
+
 class Params(BaseModel):
     """A group of parameters in which an unknown name is an error."""
 

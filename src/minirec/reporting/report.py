@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from minirec.columns import (
     DISTANCE,
+    KEPT,
     LAST_TITLES,
     LEARNABILITY,
     MEAN_REWARD,
@@ -21,6 +22,7 @@ from minirec.columns import (
     OTHER,
     PICK,
     POSITION,
+    REASON,
     REPRESENTATIVENESS,
     SAMPLE_ID,
     SPLIT,
@@ -214,7 +216,7 @@ def _headline(tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any])
     own = metrics[metrics[METRIC] == metric].set_index(METHOD).to_dict("index")
     confidence = parameters["train_eval"]["evaluation"]["confidence"]
     row = _compared(tables["comparisons"], metric, confidence)[UNTRAINED]
-    kept = (candidates["reason"] == "kept").sum()
+    kept = (candidates[REASON] == KEPT).sum()
     means = {name: interval(own[name]) for name in (TRAINED, UNTRAINED)}
     return (
         f"<p>Of {len(candidates):,} samples of the pool {kept:,} were kept and "

@@ -51,8 +51,7 @@ def gaussian_learnability(
     [0.0, 0.0, 0.0, 0.738, 1.0]
     """
     rewards = finite_vector(mean_reward, "mean_reward")
-    if mu == "auto":
-        mu = auto_mu(rewards)
+    mu, width = mu_and_sigma(rewards, mu, sigma)
     if isinstance(mu, str) or not np.isfinite(mu):
         raise InputError(
             f"score.learnability.mu is {mu}: give a finite number, or auto"
@@ -62,7 +61,6 @@ def gaussian_learnability(
             f"score.learnability.sigma is {sigma}: give a number above 0, or null for "
             "the standard deviation of the mean rewards"
         )
-    width = rewards.std() if sigma is None else sigma
     # The standard deviation of equal numbers can be a rounding error above 0, and the
     # square of a tiny one is 0.
     if rewards.min() == rewards.max() or width**2 == 0:

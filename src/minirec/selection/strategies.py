@@ -385,11 +385,6 @@ def _places(known: Any, wanted: Any, table: str, what: str) -> NDArray[np.intp]:
     """Return in which rows of a table the wanted ids lie."""
     ids = np.asarray(wanted)
     places = pd.Index(known).get_indexer(pd.Index(ids))
-    if table == "gradients" and len(ids) and not len(known):
-        raise InputError(
-            "gradients is empty, since score.gradients was null: take another strategy, "
-            "or set it and run `kedro run --pipelines score` again"
-        )
     if (places < 0).any():
         raise InputError(
             f"{table} lacks {(places < 0).sum()} of {len(ids)} {what}, "

@@ -7,15 +7,15 @@ such as ``select.size``, with other values than the run has.
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from minirec.errors import InputError
 from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainParams
-from minirec.policy.params import Params
+from minirec.policy.params import Params, words
 
 # the policy before reinforcement, an arm of every experiment
 BEFORE = "before"
@@ -59,7 +59,7 @@ class ExperimentParams(Params):
     """Prompts of the validation split, on which settings are chosen; None: all."""
     scored_valid: int = Field(ge=0)
     """Further ones whose gradients are collected, for arms that agree with them."""
-    only: list[str] | None
+    only: Annotated[list[str] | None, BeforeValidator(words)]
     """Names of the arms to run; None: all. Parameters may give them as one text, with
     blanks between."""
     arms: dict[str, Overrides | None]
@@ -74,13 +74,11 @@ class ExperimentParams(Params):
     @classmethod
     def count_seeds(cls, given: Any) -> Any:
         """Take a number n for the seeds from 1 to n, and a text for those in it."""
-        if isinstance(given, str):
-            return given.split()
         if isinstance(given, int) and not isinstance(given, bool):
             if given < 1:
                 raise InputError(f"experiment.seeds is {given}: give at least 1")
             return list(range(1, given + 1))
-        return given
+        return words(given)
 
     @field_validator("seeds", mode="after")
     @classmethod
@@ -98,12 +96,6 @@ class ExperimentParams(Params):
                     "result as two: give each seed once"
                 )
         return seeds
-
-    @field_validator("only", mode="before")
-    @classmethod
-    def part_names(cls, given: Any) -> Any:
-        """Take a text for the names in it."""
-        return given.split() if isinstance(given, str) else given
 
     @field_validator("arms")
     @classmethod

@@ -1,11 +1,11 @@
 """Parameters of the pipeline, as `params:train_eval.*` hold them."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from minirec.errors import InputError
-from minirec.policy.params import GRPOParams, PaceParams, Params
+from minirec.policy.params import GRPOParams, PaceParams, Params, words
 from minirec.ranking.metrics import COVERAGE, NOVELTY, OF_RANK, metric_named
 from minirec.training.sasrec import SasrecParams
 
@@ -35,13 +35,16 @@ class EvaluationParams(Params):
 
     batch_size: int = Field(ge=1)
     """Prompts that are ranked at once."""
-    baselines: list[Literal["popularity", "nearest", "item_knn", "sasrec"]]
+    baselines: Annotated[
+        list[Literal["popularity", "nearest", "item_knn", "sasrec"]],
+        BeforeValidator(words),
+    ]
     """What ranks beside the policy before and after training; empty: nothing."""
     item_knn: ItemKnnParams
     sasrec: SasrecParams
     top_items: int = Field(ge=1)
     """First items that a ranking holds."""
-    metrics: list[str] = Field(min_length=1)
+    metrics: Annotated[list[str], BeforeValidator(words)] = Field(min_length=1)
     """``hr@k``, ``ndcg@k``, ``mrr``, ``novelty@k``, ``coverage@k``: the first two that
     say how well the target ranks are printed and drawn."""
     groups: int = Field(ge=1)
@@ -62,12 +65,6 @@ class EvaluationParams(Params):
                     "name each once"
                 )
         return self
-
-    @field_validator("baselines", "metrics", mode="before")
-    @classmethod
-    def part_names(cls, given: Any) -> Any:
-        """Take a text for the names in it: ``--params`` has no lists."""
-        return given.split() if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def know_the_metrics(self) -> Self:
