@@ -38,6 +38,9 @@ from minirec.types import Adapter, Matrix, Model
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from minirec.policy.text import Policy
+    from minirec.ranking.rewards import Reward
+
 GRADIENT = gradients.GRADIENT
 
 
@@ -77,33 +80,6 @@ def make_prober(
         read = _Sent
         write, prober = _served(server, policy_model, catalogue, policy)
 
-    def rewarded(
-        tasks: Tasks,
-        asked: pd.DataFrame,
-        numbers: range,
-        groups: list[list[Completion]],
-    ) -> pa.Table:
-        completions = [completion for group in groups for completion in group]
-        tokens = [completion.tokens for completion in completions]
-        texts = prober.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ids, prompts = (
-            asked[name].to_numpy().repeat(len(numbers)) for name in (SAMPLE_ID, PROMPT)
-        )
-        written = Written(texts, tokens, prompts.tolist())
-        finite = [completion.finite for completion in completions]
-        outcome = reward_completions(prober, tasks, reward, ids, written, finite)
-        return pa.table(
-            {
-                SAMPLE_ID: ids,
-                ROLLOUT: np.tile(np.array(numbers), len(asked)),
-                COMPLETION: pa.array(texts, pa.string()),
-                TOKEN_ID: pa.array(tokens, pa.list_(pa.int64())),
-                RANK: outcome.rank,
-                REWARD: outcome.reward,
-                FAILURE: pa.array(outcome.failure, pa.string()),
-            }
-        )
-
     def probe(batch: pd.DataFrame) -> pa.Table:
         tasks = Tasks(batch, items)
         asked: Any = read(batch[PROMPT].tolist())
@@ -126,7 +102,7 @@ def make_prober(
                 policy.sampling.max_new_tokens,
                 policy.sampling.temperature,
             )
-            tables.append(rewarded(tasks, own, numbers, groups))
+            tables.append(_rewarded(prober, tasks, reward, own, numbers, groups))
             order.append(rows.repeat(len(numbers)))
             new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
             earned = np.hstack([earned, new])
@@ -136,6 +112,40 @@ def make_prober(
         )
 
     return probe
+
+
+def _rewarded(
+    prober: Policy,
+    tasks: Tasks,
+    reward: Reward,
+    asked: pd.DataFrame,
+    numbers: range,
+    groups: list[list[Completion]],
+) -> pa.Table:
+    """Return a row of each completion: ``numbers`` are those of its sample's rollouts.
+
+    ``groups`` holds the completions of each row of ``asked``.
+    """
+    completions = [completion for group in groups for completion in group]
+    tokens = [completion.tokens for completion in completions]
+    texts = prober.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ids, prompts = (
+        asked[name].to_numpy().repeat(len(numbers)) for name in (SAMPLE_ID, PROMPT)
+    )
+    written = Written(texts, tokens, prompts.tolist())
+    finite = [completion.finite for completion in completions]
+    outcome = reward_completions(prober, tasks, reward, ids, written, finite)
+    return pa.table(
+        {
+            SAMPLE_ID: ids,
+            ROLLOUT: np.tile(np.array(numbers), len(asked)),
+            COMPLETION: pa.array(texts, pa.string()),
+            TOKEN_ID: pa.array(tokens, pa.list_(pa.int64())),
+            RANK: outcome.rank,
+            REWARD: outcome.reward,
+            FAILURE: pa.array(outcome.failure, pa.string()),
+        }
+    )
 
 
 @dataclass(frozen=True)

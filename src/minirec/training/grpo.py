@@ -26,7 +26,7 @@ from minirec.training.order import draw, n_steps
 from minirec.training.quiet import quiet_trainer, scratch_folder, show_progress
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer
 
     from minirec.policy.params import (
         GRPOParams,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         RankingParams,
     )
     from minirec.ranking.rewards import Reward
+    from minirec.training.packed_trainer import PackedGRPOTrainer
     from minirec.types import Adapter, Matrix, Model
 
 
@@ -168,15 +169,9 @@ def train_grpo(
     # rollout_func warns at every start that its interface may change; the pin in
     # pyproject.toml is what guards against that
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    from accelerate.utils import gather_object
-    from trl import GRPOConfig
-
     from datasets import Dataset
-    from minirec.training.packed_trainer import PackedGRPOTrainer
 
     ids = curriculum[SAMPLE_ID].tolist()
-    place = {sample_id: i for i, sample_id in enumerate(ids)}
-    group = grpo.num_generations
     n = n_steps(len(ids), grpo.num_train_epochs, prompts_per_step) * prompts_per_step
     last = checkpoints.last_of(kept.folder) if kept else None
     # the position of each prompt trained on, and its mean reward
@@ -195,52 +190,14 @@ def train_grpo(
             drawn.append(ids[position])
             yield position
 
-    def judge(
-        prompts: list[str],
-        completions: list[str],
-        completion_ids: list[list[int]],
-        sample_id: list[int],
-        **_: Any,
-    ) -> list[float | None]:
-        written = Written(completions, completion_ids, prompts)
-        outcome = reward_completions(policy, tasks, reward, sample_id, written)
-        means = outcome.reward.reshape(-1, group).mean(axis=1).tolist()
-        positions = [place[s] for s in sample_id[::group]]
-        earned.extend(gather_object(list(zip(positions, means, strict=True))))
-        return outcome.reward.tolist()
-
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
     data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
     order = drawing()
     with scratch_folder() as folder:
-        given = {
-            **quiet_trainer(),
-            "output_dir": folder,
-            "num_train_epochs": 1,  # `draw` repeats what is to be repeated
-            "steps_per_generation": grpo.gradient_accumulation_steps,
-            "shuffle_dataset": False,
-            "max_completion_length": policy.params.sampling.max_new_tokens,
-            "temperature": policy.params.sampling.temperature,
-            "lr_scheduler_type": "constant",
-            "seed": seed,
-            **grpo.config(),
-            **_batches(grpo, prompts_per_step),
-            **_saving(kept, grpo),
-            **_stopping(policy, grpo),
-        }
-        try:
-            config = GRPOConfig(**given)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"TRL refuses the settings of grpo: {error}") from error
-        trainer_of: Callable[..., PackedGRPOTrainer] = PackedGRPOTrainer
-        if isinstance(policy, HeadPolicy):
-            from minirec.training.head_trainer import HeadGRPOTrainer
-
-            trainer_of = partial(HeadGRPOTrainer, policy=policy, tasks=tasks)
-        trainer = trainer_of(
+        trainer = _trainer_of(policy, tasks)(
             model=policy.lm,
-            reward_funcs=judge,
-            args=config,
+            reward_funcs=_judge(policy, tasks, reward, ids, grpo, earned),
+            args=_config(policy, grpo, prompts_per_step, seed, kept, folder),
             train_dataset=data,
             processing_class=policy.tokenizer,
             rollout_func=_rollouts(policy, drawn, grpo, prompts_per_step, seed),
@@ -268,6 +225,82 @@ def train_grpo(
         training_log(trainer.state.log_history),
         consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label),
     )
+
+
+def _trainer_of(policy: Policy, tasks: Tasks) -> Callable[..., PackedGRPOTrainer]:
+    if isinstance(policy, HeadPolicy):
+        from minirec.training.head_trainer import HeadGRPOTrainer
+
+        return partial(HeadGRPOTrainer, policy=policy, tasks=tasks)
+    from minirec.training.packed_trainer import PackedGRPOTrainer
+
+    return PackedGRPOTrainer
+
+
+def _judge(
+    policy: Policy,
+    tasks: Tasks,
+    reward: Reward,
+    ids: list[int],
+    grpo: GRPOParams,
+    earned: list[tuple[int, float]],
+) -> Callable[..., list[float]]:
+    """Return the reward as TRL calls it, which adds to ``earned``, of all processes.
+
+    ``ids`` are the curriculum's samples, whose positions ``earned`` holds.
+    """
+    from accelerate.utils import gather_object
+
+    group = grpo.num_generations
+    place = {sample_id: i for i, sample_id in enumerate(ids)}
+
+    def judge(
+        prompts: list[str],
+        completions: list[str],
+        completion_ids: list[list[int]],
+        sample_id: list[int],
+        **_: Any,
+    ) -> list[float]:
+        written = Written(completions, completion_ids, prompts)
+        outcome = reward_completions(policy, tasks, reward, sample_id, written)
+        means = outcome.reward.reshape(-1, group).mean(axis=1).tolist()
+        positions = [place[s] for s in sample_id[::group]]
+        earned.extend(gather_object(list(zip(positions, means, strict=True))))
+        return outcome.reward.tolist()
+
+    return judge
+
+
+def _config(
+    policy: Policy,
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    seed: int,
+    kept: Checkpoints | None,
+    folder: str,
+) -> GRPOConfig:
+    """Return TRL's configuration; ``folder`` is for what it must write somewhere."""
+    from trl import GRPOConfig
+
+    given = {
+        **quiet_trainer(),
+        "output_dir": folder,
+        "num_train_epochs": 1,  # `draw` repeats what is to be repeated
+        "steps_per_generation": grpo.gradient_accumulation_steps,
+        "shuffle_dataset": False,
+        "max_completion_length": policy.params.sampling.max_new_tokens,
+        "temperature": policy.params.sampling.temperature,
+        "lr_scheduler_type": "constant",
+        "seed": seed,
+        **grpo.config(),
+        **_batches(grpo, prompts_per_step),
+        **_saving(kept, grpo),
+        **_stopping(policy, grpo),
+    }
+    try:
+        return GRPOConfig(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"TRL refuses the settings of grpo: {error}") from error
 
 
 def _batches(grpo: GRPOParams, prompts_per_step: int) -> dict[str, int]:

@@ -33,6 +33,8 @@ from minirec.training.item_settings import Settings, item_settings
 from minirec.training.order import draw, n_steps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from minirec.policy.params import (
@@ -147,29 +149,19 @@ def train_items(
         If the last checkpoint is damaged, or the reward fails.
     """
     import torch
-    from transformers import TrainerState
 
-    lm = policy.lm
     ids = curriculum[SAMPLE_ID].to_numpy()
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
     tokens = policy.read([text[s] for s in ids])
     before = _Reference(policy, tokens) if settings.beta else None
     optimizer = torch.optim.AdamW(
-        lm.parameters(),
+        policy.lm.parameters(),
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
     )
-    earned: list[tuple[int, float]] = []
-    log: list[dict[str, float]] = []
-    if last := checkpoints.last_of(kept.folder) if kept else None:
-        tensors = checkpoints.read_adapter(last)
-        set_weights(policy, {"config": {}, "tensors": tensors})
-        checkpoints.restore(last, optimizer, None)
-        earned = checkpoints.read_earned(last)
-        log = checkpoints.read_state(last).log_history
-        logger.info("%s goes on behind %s", label, last)
+    log, earned = _resume(policy, optimizer, kept, label)
     order = draw(
         curriculum[STAGE],
         curriculum[MEAN_REWARD],
@@ -178,10 +170,8 @@ def train_items(
         pace,
         earned,
     )
-    total, done = (
-        n_steps(len(ids), settings.num_train_epochs, prompts_per_step),
-        len(log),
-    )
+    total = n_steps(len(ids), settings.num_train_epochs, prompts_per_step)
+    done = len(log)
     n_tokens = log[-1]["num_tokens"] if log else 0.0
     for _ in islice(order, done * prompts_per_step):
         pass  # was trained on
@@ -189,81 +179,143 @@ def train_items(
         for step in range(done, total):
             began = perf_counter()
             rows = list(islice(order, prompts_per_step))
-            samples = ids[rows]
-            log_probs = policy.log_probs(
-                last_hidden(lm, [tokens[row] for row in rows]),
-                seen_mask(tasks, samples, policy.n_items).to(lm.device),
+            rewards, figures = _step(
+                policy,
+                optimizer,
+                before,
+                rows,
+                [tokens[row] for row in rows],
+                ids[rows],
+                tasks,
+                reward,
+                settings,
+                (seed, TRAINING, step),
             )
-            slates = sample_slates(
-                log_probs,
-                policy.slate_size,
-                [
-                    (seed, TRAINING, step, int(s), rows[:i].count(row))
-                    for i, (s, row) in enumerate(zip(samples, rows, strict=True))
-                ],
-                range(settings.num_generations),
-            )
-            _, rewards = reward_slates(policy, tasks, reward, samples, slates.numpy())
-            advantages = torch.from_numpy(
-                advantages_of(rewards, settings.scale_rewards)
-            )
-            reference = before.log_probs(rows, log_probs) if before else None
-            loss, kl = step_loss(
-                log_probs,
-                slates.to(lm.device),
-                advantages.to(log_probs),
-                reference,
-                settings.beta,
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                lm.parameters(), settings.max_grad_norm
-            )
-            optimizer.step()
+            # what the order of further samples may depend on
             earned.extend(zip(rows, rewards.mean(1).tolist(), strict=True))
-            now = perf_counter()
-            of_step = sum(len(tokens[row]) for row in rows) + slates.numel()
+            seconds = perf_counter() - began
+            of_step = sum(len(tokens[row]) for row in rows)
+            of_step += rewards.size * policy.slate_size
             n_tokens += of_step
-            with torch.no_grad():
-                p = log_probs.exp()
-                entropy = -(p * log_probs.masked_fill(p == 0, 0.0)).sum(-1).mean()
-            spread = rewards.std(1, ddof=1)
             log.append(
                 {
                     "step": step + 1,
                     "epoch": (step + 1) * prompts_per_step / len(ids),
-                    "loss": loss.item(),
-                    "reward": rewards.mean(),
-                    "reward_std": spread.mean(),
-                    "frac_reward_zero_std": float((np.ptp(rewards, 1) == 0).mean()),
-                    "entropy": entropy.item(),
-                    "kl": kl.item(),
-                    "grad_norm": norm.item(),
-                    "learning_rate": settings.learning_rate,
-                    "completions/mean_length": float(policy.slate_size),
+                    **figures,
                     "num_tokens": n_tokens,
-                    "step_time": now - began,
-                    "tokens_per_second": of_step / (now - began),
+                    "step_time": seconds,
+                    "tokens_per_second": of_step / seconds,
                 }
             )
             bar.set_postfix(
-                {"reward": log[-1]["reward"], "loss": log[-1]["loss"]}, refresh=False
+                {name: figures[name] for name in ("reward", "loss")}, refresh=False
             )
             if kept and ((step + 1) % kept.steps == 0 or step + 1 == total):
-                checkpoints.write(
-                    kept.folder,
-                    TrainerState(global_step=step + 1, log_history=log),
-                    get_weights(lm, policy.tokenizer)["tensors"],
-                    optimizer,
-                    None,
-                    earned,
-                    {},
-                )
+                _keep(kept.folder, policy, optimizer, log, earned)
             bar.update(1)
     # names in order, since a checkpoint does not keep another
     table = pd.DataFrame([dict(sorted(row.items())) for row in log])
     return table, [int(ids[row]) for row, _ in earned]
+
+
+def _step(
+    policy: ItemPolicy,
+    optimizer: torch.optim.Optimizer,
+    before: _Reference | None,
+    rows: list[int],
+    tokens: list[list[int]],
+    samples: np.ndarray,
+    tasks: Tasks,
+    reward: Reward,
+    settings: Settings,
+    key: tuple[int, ...],
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Draw, reward, descend; return the rewards (N, G) and the step's figures.
+
+    ``rows`` are the samples' places in the curriculum, and ``key`` begins the key of
+    each sample's draws; one that stands twice in a step is drawn for anew.
+    """
+    import torch
+
+    lm = policy.lm
+    log_probs = policy.log_probs(
+        last_hidden(lm, tokens),
+        seen_mask(tasks, samples, policy.n_items).to(lm.device),
+    )
+    slates = sample_slates(
+        log_probs,
+        policy.slate_size,
+        [
+            (*key, int(sample), rows[:i].count(row))
+            for i, (sample, row) in enumerate(zip(samples, rows, strict=True))
+        ],
+        range(settings.num_generations),
+    )
+    _, rewards = reward_slates(policy, tasks, reward, samples, slates.numpy())
+    advantages = torch.from_numpy(advantages_of(rewards, settings.scale_rewards))
+    loss, kl = step_loss(
+        log_probs,
+        slates.to(lm.device),
+        advantages.to(log_probs),
+        before.log_probs(rows, log_probs) if before else None,
+        settings.beta,
+    )
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(lm.parameters(), settings.max_grad_norm)
+    optimizer.step()
+    with torch.no_grad():
+        p = log_probs.exp()
+        entropy = -(p * log_probs.masked_fill(p == 0, 0.0)).sum(-1).mean()
+    return rewards, {
+        "loss": loss.item(),
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(1, ddof=1).mean(),
+        "frac_reward_zero_std": float((np.ptp(rewards, 1) == 0).mean()),
+        "entropy": entropy.item(),
+        "kl": kl.item(),
+        "grad_norm": norm.item(),
+        "learning_rate": settings.learning_rate,
+        "completions/mean_length": float(policy.slate_size),
+    }
+
+
+def _resume(
+    policy: ItemPolicy,
+    optimizer: torch.optim.Optimizer,
+    kept: Checkpoints | None,
+    label: str,
+) -> tuple[list[dict[str, float]], list[tuple[int, float]]]:
+    """Go back to the last checkpoint; return its log and what each row earned."""
+    last = checkpoints.last_of(kept.folder) if kept else None
+    if last is None:
+        return [], []
+    tensors = checkpoints.read_adapter(last)
+    set_weights(policy, {"config": {}, "tensors": tensors})
+    checkpoints.restore(last, optimizer, None)
+    logger.info("%s goes on behind %s", label, last)
+    return checkpoints.read_state(last).log_history, checkpoints.read_earned(last)
+
+
+def _keep(
+    folder: Path,
+    policy: ItemPolicy,
+    optimizer: torch.optim.Optimizer,
+    log: list[dict[str, float]],
+    earned: list[tuple[int, float]],
+) -> None:
+    """Write the checkpoint that `_resume` goes on from."""
+    from transformers import TrainerState
+
+    checkpoints.write(
+        folder,
+        TrainerState(global_step=len(log), log_history=log),
+        get_weights(policy.lm, policy.tokenizer)["tensors"],
+        optimizer,
+        None,
+        earned,
+        {},
+    )
 
 
 def advantages_of(rewards: np.ndarray, scale: str) -> np.ndarray:

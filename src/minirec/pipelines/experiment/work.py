@@ -140,85 +140,15 @@ def share_seed(given: Given, job: tuple[int, Keys]) -> None:
     """Make what all arms of a seed share: policy, proxy, rollouts, gradients."""
     seed, keys = job
     prompts = given.scored(seed)
-    parts = given.folder / "batches" / keys.rollouts.name
-    known = given.interactions
-    interactions: Any = None if known is None else ibis.memtable(known)
-
-    initial = keep(
-        keys.initial,
-        lambda: {
-            "adapter": score.warm_start_policy(
-                interactions,
-                prompts,
-                given.items,
-                given.policy_model,
-                given.policy.kind,
-                given.policy.dtype,
-                given.policy.prompt,
-                given.policy.lora,
-                given.policy.item_tokens,
-                given.window,
-                given.score.proxy.prompts,
-                given.score.warm_start,
-                _checkpoints(given, keys.initial),
-                seed,
-            )
-        },
-    )
+    initial = keep(keys.initial, lambda: _start(given, prompts, keys, seed))
     shutil.rmtree(_checkpoints(given, keys.initial), ignore_errors=True)
-
-    def train_proxy() -> dict[str, Any]:
-        adapter, _ = score.train_proxy(
-            prompts,
-            *given.catalogue,
-            initial.load("adapter"),
-            *given.models,
-            given.policy,
-            given.ranking,
-            given.score.proxy,
-            given.execution,
-            _checkpoints(given, keys.proxy),
-            seed,
-        )
-        return {"adapter": adapter}
-
-    proxy = keep(keys.proxy, train_proxy)
+    proxy = keep(keys.proxy, lambda: _train_proxy(given, prompts, initial, keys, seed))
     shutil.rmtree(_checkpoints(given, keys.proxy), ignore_errors=True)
-
-    def probe() -> dict[str, Any]:
-        rollouts, rewards = score.probe_rewards(
-            prompts,
-            *given.catalogue,
-            proxy.load("adapter"),
-            *given.models,
-            given.policy,
-            given.ranking,
-            given.score.probe,
-            given.score.memory_gb,
-            given.execution,
-            parts,
-            seed,
-        )
-        return {"rollouts": rollouts, "rewards": rewards}
-
-    probed = keep(keys.rollouts, probe)
+    parts = given.folder / "batches" / keys.rollouts.name
+    probed = keep(keys.rollouts, lambda: _probe(given, prompts, proxy, parts, seed))
     keep(
         keys.gradients,
-        lambda: {
-            "gradients": score.collect_gradients(
-                prompts,
-                probed.load("rollouts"),
-                probed.load("rewards"),
-                proxy.load("adapter"),
-                given.policy_model,
-                given.policy,
-                given.score.gradients,
-                given.score.memory_gb,
-                given.execution,
-                parts,
-                seed,
-            )
-        },
+        lambda: _collect_gradients(given, prompts, proxy, probed, parts, seed),
     )
     keep(
         keys.embeddings,
@@ -229,6 +159,91 @@ def share_seed(given: Given, job: tuple[int, Keys]) -> None:
         },
     )
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _start(
+    given: Given, prompts: pd.DataFrame, keys: Keys, seed: int
+) -> dict[str, Any]:
+    known = given.interactions
+    interactions: Any = None if known is None else ibis.memtable(known)
+    adapter = score.warm_start_policy(
+        interactions,
+        prompts,
+        given.items,
+        given.policy_model,
+        given.policy.kind,
+        given.policy.dtype,
+        given.policy.prompt,
+        given.policy.lora,
+        given.policy.item_tokens,
+        given.window,
+        given.score.proxy.prompts,
+        given.score.warm_start,
+        _checkpoints(given, keys.initial),
+        seed,
+    )
+    return {"adapter": adapter}
+
+
+def _train_proxy(
+    given: Given, prompts: pd.DataFrame, initial: Kept, keys: Keys, seed: int
+) -> dict[str, Any]:
+    adapter, _ = score.train_proxy(
+        prompts,
+        *given.catalogue,
+        initial.load("adapter"),
+        *given.models,
+        given.policy,
+        given.ranking,
+        given.score.proxy,
+        given.execution,
+        _checkpoints(given, keys.proxy),
+        seed,
+    )
+    return {"adapter": adapter}
+
+
+def _probe(
+    given: Given, prompts: pd.DataFrame, proxy: Kept, parts: Path, seed: int
+) -> dict[str, Any]:
+    rollouts, rewards = score.probe_rewards(
+        prompts,
+        *given.catalogue,
+        proxy.load("adapter"),
+        *given.models,
+        given.policy,
+        given.ranking,
+        given.score.probe,
+        given.score.memory_gb,
+        given.execution,
+        parts,
+        seed,
+    )
+    return {"rollouts": rollouts, "rewards": rewards}
+
+
+def _collect_gradients(
+    given: Given,
+    prompts: pd.DataFrame,
+    proxy: Kept,
+    probed: Kept,
+    parts: Path,
+    seed: int,
+) -> dict[str, Any]:
+    gradients = score.collect_gradients(
+        prompts,
+        probed.load("rollouts"),
+        probed.load("rewards"),
+        proxy.load("adapter"),
+        given.policy_model,
+        given.policy,
+        given.score.gradients,
+        given.score.memory_gb,
+        given.execution,
+        parts,
+        seed,
+    )
+    return {"gradients": gradients}
 
 
 def choose(
