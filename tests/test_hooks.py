@@ -1,3 +1,4 @@
+import copy
 import math
 import re
 from itertools import pairwise, permutations
@@ -17,7 +18,7 @@ from minirec.datasets.costs import CostsDataset
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
-from minirec.pipelines import preprocess, train_eval
+from minirec.pipelines import experiment, preprocess, train_eval
 from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
 
@@ -389,7 +390,26 @@ def test_a_run_that_a_launcher_multiplies_is_refused(monkeypatch):
     with pytest.raises(
         InputError, match=r"one of 2 .*\.accelerate: \{num_processes: 2\}"
     ):
-        InputHook().before_pipeline_run(run_params={"runner": "SequentialRunner"})
+        InputHook().before_pipeline_run(
+            run_params={"runner": "SequentialRunner"}, pipeline=Pipeline([])
+        )
+
+
+def test_arms_need_what_no_other_pipeline_does(parameters):
+    whole = copy.deepcopy(parameters)
+    # the arms of conf/base name strategies that read gradients
+    whole["score"] |= {"representativeness": None, "gradients": None}
+    whole["select"]["compare"] = ["minirec.selection.strategies.random"]
+    hook = InputHook()
+    loader = Loader(parameters=whole, globals={})
+    hook.after_context_created(context=SimpleNamespace(config_loader=loader, env=None))
+    runs = {"run_params": {"runner": "SequentialRunner"}}
+    hook.before_pipeline_run(**runs, pipeline=scoring.create_pipeline())
+    refused = (
+        r"experiment\.arms\.gradient-norm, .* reads gradients, and score.gradients"
+    )
+    with pytest.raises(InputError, match=refused):
+        hook.before_pipeline_run(**runs, pipeline=experiment.create_pipeline())
 
 
 def test_an_input_error_is_raised_as_itself():

@@ -7,7 +7,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 
 from minirec.errors import InputError
-from minirec.parameters import check_parameters
+from minirec.parameters import check_arms, check_parameters
 from minirec.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -43,7 +43,7 @@ def test_names_may_be_given_as_one_text(changed):
 @pytest.mark.parametrize("env", OVERLAYS)
 def test_every_overlay_gives_parameters_that_hold(env):
     args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
-    check_parameters(OmegaConfigLoader(str(CONF), **args)["parameters"])
+    check_arms(check_parameters(OmegaConfigLoader(str(CONF), **args)["parameters"]))
 
 
 def test_any_setting_of_trl_s_is_passed_by_its_own_name(changed):

@@ -28,7 +28,7 @@ from minirec.costs import Costs, counting
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.lineage.record import location, read
-from minirec.parameters import check_parameters
+from minirec.parameters import Parameters, check_arms, check_parameters
 from minirec.pipeline_registry import ORDER, pipeline_of
 from minirec.reporting import experiment, summary
 
@@ -72,7 +72,8 @@ class InputHook:
         one node takes whole and another in part, if it meets the whole one first.
         """
         given = context.config_loader["parameters"]
-        context.config_loader["parameters"] = {**given, **dict(check_parameters(given))}
+        self.checked: Parameters = check_parameters(given)
+        context.config_loader["parameters"] = {**given, **dict(self.checked)}
         _tell_what_is_left_out(context)
         # Tables of one's own lie in the engine of all others, unless they say otherwise.
         engine = context.config_loader["globals"].get("connection")
@@ -80,10 +81,13 @@ class InputHook:
             TableDataset.DEFAULT_CONNECTION_CONFIG = engine
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline
+    ) -> None:
         """Refuse to be one of several processes that would all write the same tables.
 
-        Import transformers before several threads do at once: one would fail.
+        Check every arm of an experiment, if one runs. Import transformers before
+        several threads do at once: one would fail.
         """
         processes = os.environ.get("WORLD_SIZE", "1")
         if processes != "1":
@@ -93,6 +97,8 @@ class InputHook:
                 "alone, with execution.accelerate: {num_processes: "
                 f"{processes}}}; if the variable means something else, unset it"
             )
+        if any("experiment" in node.tags for node in pipeline.nodes):
+            check_arms(self.checked)
         if "ThreadRunner" in run_params["runner"]:
             import transformers  # noqa: F401
 

@@ -171,25 +171,6 @@ class Parameters(Params, extra="ignore"):
                 )
         return self
 
-    @model_validator(mode="after")
-    def hold_for_every_arm(self) -> Self:
-        """Refuse an arm of the experiment whose parameters could not be run with."""
-        if self.experiment is None:
-            return self
-        whole = self.model_dump(mode="json", exclude={"experiment"})
-        # those that the arms' gradients are to agree with
-        whole["preprocess"]["pool"]["valid"] = self.experiment.scored_valid
-        for arm in self.experiment.names:
-            for number, overrides in enumerate(self.experiment.settings(arm)):
-                try:
-                    Parameters.model_validate(changed(whole, overrides))
-                except ValidationError as error:
-                    raise InputError(
-                        f"experiment.arms.{arm}, setting {number} "
-                        f"({shown(overrides)}): {_sentences(error)}"
-                    ) from None
-        return self
-
 
 def check_parameters(parameters: dict) -> Parameters:
     """Return the parameters as a model.
@@ -215,6 +196,35 @@ def check_parameters(parameters: dict) -> Parameters:
     # here and not in the model, which every arm of an experiment is held to as well
     try_reward(weighted_sum(checked.ranking.rewards), 1000)
     return checked
+
+
+def check_arms(parameters: Parameters) -> None:
+    """Refuse an arm of the experiment whose parameters could not be run with.
+
+    Parameters
+    ----------
+    parameters
+        As `check_parameters` returns them; without an experiment there is no arm.
+
+    Raises
+    ------
+    InputError
+        Naming the arm, its setting, and what is wrong with it.
+    """
+    if parameters.experiment is None:
+        return
+    whole = parameters.model_dump(mode="json", exclude={"experiment"})
+    # those that the arms' gradients are to agree with
+    whole["preprocess"]["pool"]["valid"] = parameters.experiment.scored_valid
+    for arm in parameters.experiment.names:
+        for number, overrides in enumerate(parameters.experiment.settings(arm)):
+            try:
+                Parameters.model_validate(changed(whole, overrides))
+            except ValidationError as error:
+                raise InputError(
+                    f"experiment.arms.{arm}, setting {number} "
+                    f"({shown(overrides)}): {_sentences(error)}"
+                ) from None
 
 
 def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from minirec import schemas
 from minirec.errors import InputError
-from minirec.parameters import check_parameters
+from minirec.parameters import check_arms, check_parameters
 from minirec.pipelines.experiment import nodes, work
 from minirec.pipelines.experiment.kept import forget, keep
 from minirec.pipelines.experiment.params import ArmSettings, changed, settings_of, shown
@@ -408,7 +408,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(given, experiment, sen
     whole = copy.deepcopy(given)
     whole["experiment"] |= experiment
     with pytest.raises(InputError, match=sentence):
-        check_parameters(whole)
+        check_arms(check_parameters(whole))
 
 
 def test_an_arm_may_tune_what_it_alone_has(given):
