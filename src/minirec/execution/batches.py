@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 import pandas as pd
-from tqdm import tqdm
+
+from minirec.progress import Progress
 
 
 def batches(
     table: pd.DataFrame, size: int, label: str, unit: str = "prompts"
 ) -> Iterator[pd.DataFrame]:
     """Yield ``size`` rows at a time; the last batch may be smaller."""
-    with tqdm(total=len(table), desc=label, unit=f" {unit}", leave=True) as bar:
+    with Progress(total=len(table), desc=label, unit=f" {unit}", leave=True) as bar:
         for start in range(0, len(table), size):
             batch = table.iloc[start : start + size]
             yield batch

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from minirec.columns import SAMPLE_ID
 from minirec.costs import counting
 from minirec.errors import InputError
 from minirec.execution import parts
 from minirec.execution.params import ExecutionParams
+from minirec.progress import Progress
 
 Work = Callable[[pd.DataFrame], pa.Table]
 
@@ -131,7 +131,7 @@ def map_batches(
         ]
         with (
             _engine(execution)(make_worker, init, batches, here, label) as finished,
-            tqdm(total=len(rows), initial=done, desc=label, unit=" prompts") as bar,
+            Progress(total=len(rows), initial=done, desc=label, unit=" prompts") as bar,
         ):
             new, halved = [], False
             for each in finished:

@@ -13,10 +13,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from minirec import costs
 from minirec.errors import InputError
+from minirec.progress import Progress
 
 # of Linux' prctl.h: which signal a process gets when the one that started it is gone
 _PR_SET_PDEATHSIG = 1
@@ -60,7 +59,7 @@ def run_jobs(
     Whatever a job raises ends the rest. What models cost counts here
     (`minirec.costs`), in whichever process they are.
     """
-    with tqdm(total=len(jobs), desc=label, unit=" jobs") as bar:
+    with Progress(total=len(jobs), desc=label, unit=" jobs") as bar:
         if processes == 1 or len(jobs) < 2:
             results = []
             for job in jobs:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from minirec.columns import NOT_FINITE
 from minirec.errors import InputError
@@ -25,6 +24,7 @@ from minirec.policy.packed_rows import count_tokens, pack_rows, read_rows
 from minirec.policy.prompts import marks, render_texts, titles
 from minirec.policy.rewards import Grounded, Written
 from minirec.policy.rollouts import greedy_completions
+from minirec.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ class HeadPolicy:
         parts = []
         with torch.inference_mode(), fast_lora(self.lm):
             starts = range(0, len(prompts), size)
-            for start in tqdm(
+            for start in Progress(
                 starts, label, disable=label is None, unit=" batches", leave=False
             ):
                 batch = slice(start, start + size)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from minirec import costs
 from minirec.errors import loading
+from minirec.progress import Progress
 from minirec.types import Model
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def encode(
         return np.empty((0, encoder.get_embedding_dimension() or 0), dtype=np.float32)
     row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     unique, parts = list(row), []
-    with tqdm(total=len(row), desc=label, unit=" texts", disable=label is None) as bar:
+    with Progress(
+        total=len(row), desc=label, unit=" texts", disable=label is None
+    ) as bar:
         for start in range(0, len(unique), CHUNK):
             chunk = unique[start : start + CHUNK]
             parts.append(

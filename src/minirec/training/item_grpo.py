@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from minirec.columns import MEAN_REWARD, PROMPT, SAMPLE_ID, STAGE
 from minirec.policy.item_tokens import (
@@ -26,6 +25,7 @@ from minirec.policy.item_tokens import (
 )
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import TRAINING
+from minirec.progress import Progress
 from minirec.ranking.rewards import weighted_sum
 from minirec.training import checkpoints
 from minirec.training.grpo import Checkpoints, Training, consumed_table
@@ -175,7 +175,7 @@ def train_items(
     n_tokens = log[-1]["num_tokens"] if log else 0.0
     for _ in islice(order, done * prompts_per_step):
         pass  # was trained on
-    with tqdm(total=total, initial=done, desc=label, unit=" steps") as bar:
+    with Progress(total=total, initial=done, desc=label, unit=" steps") as bar:
         for step in range(done, total):
             began = perf_counter()
             rows = list(islice(order, prompts_per_step))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from minirec import costs
 from minirec.columns import (
@@ -30,6 +29,7 @@ from minirec.policy.item_tokens import (
     last_hidden,
     new_policy,
 )
+from minirec.progress import Progress
 from minirec.ranking.grounding import mask_seen, target_rank
 from minirec.ranking.metrics import ndcg
 from minirec.training import checkpoints
@@ -314,7 +314,7 @@ def keep_best(
         logger.info("%s goes on behind %s", label, last)
     measured = f"ndcg@{CUTOFF}"
     found = [row[measured] for row in rows]
-    with tqdm(
+    with Progress(
         total=params.epochs, initial=len(rows), desc=label, unit=" epochs"
     ) as bar:
         for epoch in range(len(rows), params.epochs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from minirec.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -34,7 +34,7 @@ def show_progress(trainer: Trainer, label: str) -> None:
 
     class Bar(TrainerCallback):
         def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-            self.bar = tqdm(
+            self.bar = Progress(
                 total=state.max_steps,
                 initial=state.global_step,
                 desc=label,

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from minirec.columns import (
     KEPT,
@@ -24,6 +23,7 @@ from minirec.errors import InputError
 from minirec.functions import function_at
 from minirec.pipelines.score.params import LearnabilityParams, RepresentativenessParams
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
+from minirec.progress import Progress
 from minirec.reporting import figures, picks
 from minirec.selection import pruning
 from minirec.selection.curriculum import stage_of
@@ -101,7 +101,7 @@ def compare_strategies(
     tables = _tables(candidates, prompts, items, gradients, embeddings)
     size = size or len(tables["candidates"])
     chosen: list[NDArray[np.int64]] = []
-    with tqdm(compare, desc="compare_strategies", unit=" strategies") as bar:
+    with Progress(compare, desc="compare_strategies", unit=" strategies") as bar:
         for path in bar:
             bar.set_postfix_str(path.rpartition(".")[2])
             try:
