@@ -38,6 +38,9 @@ def changed(parameters):
 def test_names_may_be_given_as_one_text(changed):
     names = changed("train_eval.evaluation.metrics", "hr@5 mrr").train_eval
     assert names.evaluation.metrics == ["hr@5", "mrr"]
+    strategies = ["minirec.selection.strategies." + n for n in ("random", "balanced")]
+    assert changed("select.compare", " ".join(strategies)).select.compare == strategies
+    assert changed("select.compare", "").select.compare == []
 
 
 @pytest.mark.parametrize("env", OVERLAYS)

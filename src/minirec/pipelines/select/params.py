@@ -1,8 +1,9 @@
 """Parameters of the pipeline, as `params:select.*` hold them."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -13,7 +14,7 @@ from pydantic import (
 
 from minirec.errors import InputError
 from minirec.functions import function_at
-from minirec.policy.params import Params
+from minirec.policy.params import Params, words
 from minirec.selection.pruning import Limit, Quantile
 
 
@@ -88,7 +89,7 @@ class SelectParams(Params):
     """Dotted path of the function that chooses among what pruning keeps."""
     size: int | None = Field(ge=1)
     """Samples to choose; None: all that are kept."""
-    compare: list[str]
+    compare: Annotated[list[str], BeforeValidator(words)]
     """Dotted paths of strategies whose picks are compared and not trained on; empty:
     none."""
     curriculum: CurriculumParams
