@@ -62,6 +62,12 @@ def test_there_may_be_no_baseline(changed):
     ("path", "value", "sentence"),
     [
         (
+            "score.warm_start.prompts",
+            300,
+            "score.warm_start.prompts is 300, and preprocess.pool.train draws 24: lower "
+            "the one or raise the other",
+        ),
+        (
             "train_eval.train.grpo.lost_type",
             "grpo",
             "grpo.lost_type is no setting of TRL's GRPOConfig: did you mean loss_type?",

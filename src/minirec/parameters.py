@@ -50,6 +50,7 @@ class Parameters(Params, extra="ignore"):
         for name, wanted in (
             ("select.size", self.select.size),
             ("score.proxy.prompts", self.score.proxy.prompts),
+            ("score.warm_start.prompts", self.score.warm_start.prompts),
         ):
             if pool is not None and wanted is not None and wanted > pool:
                 raise InputError(

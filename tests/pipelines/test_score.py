@@ -166,12 +166,13 @@ def test_scored_are_training_and_validation_longest_first(prompts):
 
 
 def test_the_proxy_trains_on_the_first_that_were_drawn(prompts):
-    assert nodes._proxy_subset(prompts, 2)["sample_id"].tolist() == [3, 4]
+    first = nodes._first_drawn(prompts, 2, "score.proxy.prompts")
+    assert first["sample_id"].tolist() == [3, 4]
 
 
 def test_a_proxy_larger_than_the_pool(prompts):
     with pytest.raises(InputError, match=r"score\.proxy\.prompts is 4, .* has 3"):
-        nodes._proxy_subset(prompts, 4)
+        nodes._first_drawn(prompts, 4, "score.proxy.prompts")
 
 
 def test_sizes_are_found_and_told(test_run):

@@ -1,7 +1,13 @@
+from pathlib import Path
+
 import pandas as pd
+import pytest
 import torch
 
+from minirec.pipelines.score import nodes
+from minirec.pipelines.score.params import WarmStartParams
 from minirec.policy.loading import load_model, load_tokenizer, new_adapter
+from minirec.training import warm_start
 from minirec.training.warm_start import teach_answers
 
 
@@ -33,3 +39,35 @@ def test_the_title_of_the_target_becomes_likelier(policy_model, policy_params):
     )
     assert loss() < before
     assert not policy.training
+
+
+@pytest.mark.parametrize(("named", "learned"), [(None, [3]), (2, [3, 1])])
+def test_it_learns_the_prompts_of_the_proxy_or_its_own(
+    policy_model, policy_params, monkeypatch, named, learned
+):
+    taught = []
+    monkeypatch.setattr(
+        warm_start, "teach_answers", lambda *given: taught.append(given[2])
+    )
+    nodes.warm_start_policy(
+        interactions=None,
+        prompts=pd.DataFrame(
+            {"sample_id": [1, 2, 3], "split": "train", "draw": [1, 2, 0]}
+        ),
+        items=pd.DataFrame(),
+        policy_model=policy_model,
+        kind="text",
+        dtype="float32",
+        prompt=policy_params.prompt,
+        lora=policy_params.lora,
+        item_tokens=None,
+        window=3,
+        n_prompts=1,
+        warm_start=WarmStartParams(
+            steps=1, prompts=named, learning_rate=0.1, prompts_per_step=1
+        ),
+        checkpoints=Path(),
+        seed=0,
+    )
+    (prompts,) = taught
+    assert prompts["sample_id"].tolist() == learned

@@ -130,7 +130,11 @@ def warm_start_policy(
         new_adapter,
     )
 
-    subset = _proxy_subset(prompts, n_prompts)
+    if warm_start.prompts is None:
+        subset = _first_drawn(prompts, n_prompts, "score.proxy.prompts")
+    else:
+        name = "score.warm_start.prompts"
+        subset = _first_drawn(prompts, warm_start.prompts, name)
     tokenizer = load_tokenizer(policy_model)
     base = load_model(policy_model, dtype, tokenizer, prompt)
     lm = new_adapter(base, lora, seed)
@@ -168,7 +172,7 @@ def train_proxy(
     """Train the proxy: a short GRPO run on a random subset of the pool."""
     from minirec.training.launched import train
 
-    subset = _proxy_subset(prompts, proxy.prompts)
+    subset = _first_drawn(prompts, proxy.prompts, "score.proxy.prompts")
     inputs = {
         "adapter": initial_adapter,
         "curriculum": subset[[SAMPLE_ID]].assign(**{STAGE: 0, MEAN_REWARD: np.nan}),
@@ -522,15 +526,15 @@ def _of_split(gradients: Matrix, prompts: pd.DataFrame, split: str) -> Matrix:
     return {name: array[own] for name, array in gradients.items()}
 
 
-def _proxy_subset(prompts: pd.DataFrame, n: int) -> pd.DataFrame:
-    """Return the prompts that the warm start and the proxy train on: the first drawn.
+def _first_drawn(prompts: pd.DataFrame, n: int, name: str) -> pd.DataFrame:
+    """Return the prompts that the warm start and the proxy train on.
 
     A pool that grows keeps them, and with them the proxy and all that it has scored.
     """
     pool = _pool(prompts)
     if n > len(pool):
         raise InputError(
-            f"score.proxy.prompts is {n}, and the pool has {len(pool)}: lower it, or "
+            f"{name} is {n}, and the pool has {len(pool)}: lower it, or "
             "raise preprocess.pool.train"
         )
     return pool.sort_values(DRAW).head(n)

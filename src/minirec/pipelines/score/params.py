@@ -20,7 +20,9 @@ class WarmStartParams(Params):
     """A supervised start before any reinforcement; no steps, no start."""
 
     steps: int = Field(ge=0)
-    """Of supervised training, on the proxy's prompts and their targets; 0: none."""
+    """Of supervised training, on prompts of the pool and their targets; 0: none."""
+    prompts: int | None = Field(ge=1)
+    """That it learns, the first of the pool's random draw; None: the proxy's."""
     learning_rate: float = Field(gt=0)
     """Of these steps."""
     prompts_per_step: int = Field(ge=1)
