@@ -312,6 +312,9 @@ class Loader(dict):
 
     conf_source = "nowhere"
 
+    def __missing__(self, kind):
+        return {}
+
 
 def checked(parameters):
     """Return the parameters as Kedro has them after the hook."""
@@ -377,6 +380,20 @@ def test_pipelines_in_any_order_take_a_group_whole_and_in_part(parameters, modul
     validator = ParameterValidator({m.__name__: m.create_pipeline() for m in modules})
     policy = validator.validate_raw_params(checked(parameters))["policy"]
     assert policy == PolicyParams.model_validate(parameters["policy"])
+
+
+def test_data_are_called_as_the_catalog_or_the_parameters_do(parameters):
+    def called(data=None):
+        own = {**parameters["experiment"], "data": data}
+        entry = {"filepath": "shop.csv", "metadata": {"kedro-viz": {}}}
+        loader = Loader(parameters={**parameters, "experiment": own}, globals={})
+        loader["catalog"] = {"raw_interactions": entry}
+        context = SimpleNamespace(config_loader=loader, env=None)
+        InputHook().after_context_created(context=context)
+        return loader["parameters"]["experiment"].data
+
+    assert called() == "shop.csv"
+    assert called("Our shop") == "Our shop"
 
 
 def test_a_number_is_what_was_checked(parameters):

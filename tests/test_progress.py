@@ -42,6 +42,13 @@ def test_work_that_was_done_before_has_no_line(lines):
     assert lines() == []
 
 
+def test_jobs_side_by_side_say_nothing_of_their_own(lines, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with Progress(total=3, desc="train", disable=False) as bar:
+        bar.update(3)
+    assert lines() == []
+
+
 def test_a_terminal_has_a_bar(lines, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress(total=3, desc="train", unit=" steps") as bar:

@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -73,6 +74,11 @@ class InputHook:
         """
         given = context.config_loader["parameters"]
         self.checked: Parameters = check_parameters(given)
+        arms = self.checked.experiment
+        if arms is not None and arms.data is None:
+            name = name_of(context.config_loader["catalog"].get("raw_interactions", {}))
+            named = arms.model_copy(update={"data": name})
+            self.checked = self.checked.model_copy(update={"experiment": named})
         context.config_loader["parameters"] = {**given, **dict(self.checked)}
         _tell_what_is_left_out(context)
         # Tables of one's own lie in the engine of all others, unless they say otherwise.
@@ -131,6 +137,21 @@ class InputHook:
                 "globals.yml name another folder; what had finished is kept, and the "
                 "same command with --only-missing-outputs goes on behind it"
             ) from None
+
+
+def name_of(histories: Mapping[str, Any]) -> str:
+    """Return what to call the data, by the entry of its histories in the catalog.
+
+    Examples
+    --------
+    >>> name_of({"filepath": "data/01_raw/orders.csv"})
+    'data/01_raw/orders.csv'
+    >>> name_of({"filepath": "orders.csv", "metadata": {"name": "Our shop"}})
+    'Our shop'
+    """
+    metadata = histories.get("metadata") or {}
+    given = (metadata.get("name"), histories.get("filepath"), histories.get("package"))
+    return next((str(name) for name in given if name), "raw_interactions")
 
 
 def _tell_what_is_left_out(context: KedroContext) -> None:

@@ -27,6 +27,8 @@ class Progress(tqdm):
             # with the longer of the two tqdm's own monitor would hurry it
             kwargs |= {"mininterval": SECONDS, "maxinterval": SECONDS}
             kwargs["file"] = io.StringIO()
+        if not kwargs.get("disable"):  # which would overrule TQDM_DISABLE
+            kwargs.pop("disable", None)
         # when the last line was written, and how far it was then
         self.said = (monotonic(), kwargs.get("initial", 0))
         super().__init__(*args, **kwargs)

@@ -142,5 +142,4 @@ def test_all_else_is_as_in_the_environment_item_tokens():
         "preprocess.pool.train",
         "preprocess.pool.test",
         "select.size",
-        "experiment.data",
     }

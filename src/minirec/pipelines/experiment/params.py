@@ -49,8 +49,9 @@ class ArmSettings(NamedTuple):
 class ExperimentParams(Params):
     """Which arms are trained on which seeds, and what each of them tries first."""
 
-    data: str
-    """What the tables and the report call the data."""
+    data: str | None
+    """What the tables and the reports call the data; None: as the catalog names its
+    histories."""
     seeds: list[int] = Field(min_length=1)
     """Each has its own policy before reinforcement, proxy, rollouts, draws and
     training. Parameters may give their number n for the seeds from 1 to n, or them as
