@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from minirec import cli
+
 BIN = Path(sys.executable).parent
 SLOW = ("torch", "transformers", "trl", "sentence_transformers")
 
@@ -78,8 +80,66 @@ def test_an_environment_that_does_not_exist_is_named(test_run, chosen):
     done = minirec(test_run.path, "trace", "sample", chosen, "--env", "tset")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: Given configuration path either does not exist")
-    assert line.endswith("conf/tset")
+    assert line.startswith("Error: --env tset is unknown: did you mean test? There are")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ("--pipelines", "scor"),
+            "--pipelines scor is unknown: did you mean score? There are experiment, "
+            "export, preprocess, score, select, train_eval",
+        ),
+        (
+            ("--nodes", "select_sample"),
+            "Pipeline does not contain nodes named ['select_sample']: `kedro registry "
+            "describe` lists all nodes",
+        ),
+        (
+            ("--tags", "scor"),
+            "Pipeline contains no nodes after applying all provided filters: `kedro "
+            "registry describe` lists all nodes",
+        ),
+    ],
+)
+def test_a_slip_of_the_command_line_is_told_in_a_sentence(
+    test_run, kedro, options, sentence
+):
+    done = kedro(test_run.path, "run", "--env", "test", *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(f"Error: {sentence}\n")
+
+
+def test_a_slip_in_a_file_is_told_with_its_line(copy_project, kedro):
+    project = copy_project()
+    own = project / "conf" / "local" / "catalog.yml"
+    own.write_text("raw_interactions:\n  type: a\n  filepath b\n")
+    done = kedro(project, "run")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(
+        f"Error: Invalid YAML or JSON file {own}, unable to read line 3, position 0. "
+        "Check colons, brackets and indentation there\n"
+    )
+    own.unlink()
+    mine = project / "src" / "mine.py"
+    mine.write_text("def hit(ranks, scores, targets)\n    return ranks < 5\n")
+    done = kedro(project, "run", "--params", "ranking.reward=mine.hit")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith(
+        "Error: ranking.reward is 'mine.hit', which cannot be imported: "
+        f"{mine}, line 1: expected ':'\n"
+    )
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(capsys):
+    def run():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cli._in_a_sentence(run)()
+    assert "with --only-missing-outputs goes on behind it" in capsys.readouterr().err
 
 
 def test_outside_of_a_project_the_script_says_where_to_go(tmp_path):

@@ -1,14 +1,18 @@
 """Commands that look into a run: `kedro trace ...`, and `minirec trace ...` by itself.
 
-Kedro is imported where it is used: it says to stdout which logging it found, by the
+Beside them ``kedro run``, which tells slips of its command line in one sentence. Kedro is imported where it is used: it says to stdout which logging it found, by the
 folder it was imported in.
 """
 
+import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,12 +28,19 @@ def __getattr__(name: str) -> Any:
     """Return Kedro's ``run``, which a packaged project takes from this module."""
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kedro.framework.cli.project import run
-
-    return run
+    return _run()
 
 
-@click.group(name="minirec")
+class _Commands(click.Group):
+    """Our own commands; and to Kedro, which asks for it, its ``run``."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "run" and ctx.command is not self:
+            return _run()
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(name="minirec", cls=_Commands)
 def cli() -> None:
     """Look into what a run of MiniRec has made."""
 
@@ -90,5 +101,74 @@ def _context(env: str | None) -> "Iterator[KedroContext]":
         try:
             context = KedroSession.create(project, env=env).load_context()
         except MissingConfigException as error:
-            raise InputError(str(error)) from error
+            raise _not_there(env, error) from error
         yield context
+
+
+def _run() -> click.Command:
+    """Return Kedro's ``run`` with slips told in one sentence."""
+    from kedro.framework.cli.project import run
+
+    command = copy.copy(run)
+    assert run.callback is not None
+    command.callback = _in_a_sentence(run.callback)
+    return command
+
+
+def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
+    from kedro.config import MissingConfigException
+    from yaml.parser import ParserError
+
+    @wraps(run)
+    def told(**options: Any) -> Any:
+        try:
+            return run(**options)
+        except KeyboardInterrupt:
+            click.echo(
+                "Stopped. What had finished is kept: the same command with "
+                "--only-missing-outputs goes on behind it.",
+                err=True,
+            )
+            raise
+        except MissingConfigException as error:
+            raise _not_there(options["env"], error) from error
+        except ParserError as error:
+            raise InputError(
+                f"{error} Check colons, brackets and indentation there"
+            ) from error
+        except (ImportError, ValueError) as error:
+            if told := _slip(options, error):
+                raise InputError(told) from error
+            raise
+
+    return told
+
+
+def _slip(options: Mapping[str, Any], error: Exception) -> str | None:
+    """Return what is wrong with a name that was given, if that is what the error is."""
+    import minirec.pipelines as parts
+
+    known = [module.name for module in iter_modules(parts.__path__) if module.ispkg]
+    for name in options["pipelines"]:
+        if f"{parts.__name__}.{name}'" in str(error):
+            return f"--pipelines {_unknown(name, known)}"
+    # as Kedro's own errors begin that name nodes, tags or tables
+    if isinstance(error, InputError) or not str(error).startswith("Pipeline "):
+        return None
+    said = str(error).partition(". ")[0].rstrip(".")
+    return f"{said}: `kedro registry describe` lists all nodes"
+
+
+def _not_there(env: str | None, error: Exception) -> InputError:
+    """Return the error of an environment without a folder, or else what was missing."""
+    conf = Path("conf")
+    if env is None or not conf.is_dir() or (conf / env).is_dir():
+        return InputError(str(error))
+    known = sorted(each.name for each in conf.iterdir() if any(each.glob("*.yml")))
+    return InputError(f"--env {_unknown(env, known)}")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{name} is unknown: {meant}There are {', '.join(known)}"

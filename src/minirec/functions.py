@@ -20,7 +20,7 @@ def function_at(path: str, parameter: str) -> Callable[..., Any]:
     Raises
     ------
     InputError
-        If the path cannot be imported or leads to what cannot be called.
+        If the path cannot be imported, or leads to what cannot be called.
 
     Examples
     --------
@@ -29,6 +29,11 @@ def function_at(path: str, parameter: str) -> Callable[..., Any]:
     """
     try:
         found = pkgutil.resolve_name(path)
+    except SyntaxError as error:
+        raise InputError(
+            f"{parameter} is {path!r}, which cannot be imported: {error.filename}, line "
+            f"{error.lineno}: {error.msg}"
+        ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"{parameter} is {path!r}, which cannot be imported ({error}): give the "
