@@ -156,6 +156,20 @@ def test_a_node_that_reads_costs_is_told_what_this_run_took_so_far(tmp_path, run
     assert after.loc["select", "seconds"] == kept.loc["select", "seconds"]
 
 
+def stop(scores):
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_keeps_the_costs_of_what_had_finished(tmp_path):
+    catalog = make_catalog(tmp_path)
+    stopped = node(stop, "scores", "selection", name="stop")
+    hook = CostHook()
+    with pytest.raises(KeyboardInterrupt):
+        run(Pipeline([score_node, stopped]), catalog, hook)
+    hook._save_stopped()  # as the process ends
+    assert catalog.load("costs")["node"].tolist() == ["score"]
+
+
 def test_costs_of_another_version_begin_anew(tmp_path):
     catalog = make_catalog(tmp_path)
     catalog.save("costs", pd.DataFrame({"node": ["select"], "seconds": [1.0]}))

@@ -1,5 +1,6 @@
 """What happens around every run: each node's cost is kept, a summary is printed."""
 
+import atexit
 import errno
 import logging
 import os
@@ -185,7 +186,7 @@ class CostHook:
     are computed while they are saved. What its models did is counted by
     `minirec.costs`, in the processes of Ray, too. The row of a node that runs again
     replaces its former one, so that the table covers every pipeline, whichever ran
-    last. A run that fails keeps what had finished. A node that reads the table is given
+    last. A run that fails or is stopped keeps what had finished. A node that reads the table is given
     what there is of it by then.
     """
 
@@ -194,10 +195,14 @@ class CostHook:
         self._costs: dict[str, Costs] = {}
         self._counting: dict[str, ExitStack] = {}
         self._rows: dict[str, dict[str, Any]] = {}
+        self._running: CatalogProtocol | None = None
+        # of a run that is stopped by Ctrl-C Kedro tells no hook
+        atexit.register(self._save_stopped)
 
     @hook_impl
-    def before_pipeline_run(self) -> None:
+    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
         """Forget the last run of this process."""
+        self._running = catalog
         for stack in self._counting.values():  # of nodes that failed
             stack.close()
         for known in (self._started, self._costs, self._counting, self._rows):
@@ -239,6 +244,11 @@ class CostHook:
     @hook_impl
     def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
         """Save the costs of what finished; if that fails too, the first error counts."""
+        if self._rows:
+            logger.info(
+                "What had finished is kept: once this is mended, the same command with "
+                "--only-missing-outputs goes on behind it"
+            )
         try:
             self._save(catalog)
         except DatasetError as error:
@@ -251,7 +261,12 @@ class CostHook:
             self._started[node.name] = perf_counter()
             logger.info("%s: %s", pipeline_of(node), node.name)
 
+    def _save_stopped(self) -> None:
+        if self._running is not None:
+            self.on_pipeline_error(catalog=self._running)
+
     def _save(self, catalog: CatalogProtocol) -> None:
+        self._running = None
         if self._rows and "costs" in catalog:
             catalog.save("costs", self._so_far(catalog))
 

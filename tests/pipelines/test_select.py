@@ -167,7 +167,7 @@ def test_equal_seeds_give_equal_tables(run, scores, tables):
 
 
 def test_more_picks_than_kept_samples(run, scores, tables):
-    with pytest.raises(InputError, match=r"select.size is 5, .* candidates \(4\)"):
+    with pytest.raises(InputError, match=r"select.size is 5, and .* are 4 kept, "):
         run(scores, tables, params(size=5))
 
 

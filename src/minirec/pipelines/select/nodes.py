@@ -69,7 +69,7 @@ def select_samples(
         If the strategy does not return so many different samples, all of them kept.
     """
     tables = _tables(candidates, prompts, items, gradients, embeddings)
-    size = size or len(tables["candidates"])
+    size = _size_of(candidates, size)
     chosen = _choose(strategy, "select.strategy", tables, size, seed)
     value = tables["candidates"].set_index(SAMPLE_ID)[VALUE]
     return pd.DataFrame(
@@ -99,7 +99,7 @@ def compare_strategies(
         If a strategy does not return so many different samples, all of them kept.
     """
     tables = _tables(candidates, prompts, items, gradients, embeddings)
-    size = size or len(tables["candidates"])
+    size = _size_of(candidates, size)
     chosen: list[NDArray[np.int64]] = []
     with Progress(compare, desc="compare_strategies", unit=" strategies") as bar:
         for path in bar:
@@ -195,6 +195,22 @@ def _tables(
         "gradients": gradients,
         "embeddings": embeddings,
     }
+
+
+def _size_of(candidates: pd.DataFrame, size: int | None) -> int:
+    """Return how many to choose; None: all that are kept."""
+    reasons = candidates[REASON].value_counts()
+    kept = int(reasons.get(KEPT, 0))
+    if size is not None and size > kept:
+        counts = ", ".join(
+            f"{n} {str(reason).replace('_', ' ')}" for reason, n in reasons.items()
+        )
+        raise InputError(
+            f"select.size is {size}, and of {len(candidates)} samples there are "
+            f"{counts}: lower select.size, loosen select.prune or raise "
+            "preprocess.pool.train"
+        )
+    return size or kept
 
 
 def _choose(

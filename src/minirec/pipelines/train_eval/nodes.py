@@ -187,9 +187,9 @@ def rank_baselines(
             "params": sasrec,
             "window": window,
             "seed": seed,
-            "label": "rank_baselines",
+            "label": "rank_baselines: sasrec",
         }
-        folder = checkpoints / inputs["label"] / work_key(train_sasrec, inputs)
+        folder = checkpoints / "rank_baselines" / work_key(train_sasrec, inputs)
         keep_only(folder)
         return by_history(train_sasrec(**inputs, folder=folder).scores)
 
