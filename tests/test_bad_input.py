@@ -120,7 +120,7 @@ def test_a_reward_that_is_no_number(test_run, kedro, tmp_path):
     assert "Traceback" not in done.stderr
     assert " ".join(done.stderr.split("Error: ")[-1].split()) == (
         "tried on ranks that are made up: ranking.reward (mine.nowhere) returned a "
-        "value that is not finite for sample made up: return a finite number for every "
+        "value that is not finite for sample 1: return a finite number for every "
         "rank"
     )
 

@@ -145,7 +145,8 @@ def test_there_may_be_no_baseline(changed):
             "ranking.reward",
             [{"function": REWARD, "weight": 1}, {"function": "no.where", "weight": 1}],
             "ranking.reward is 'no.where', which cannot be imported (No module named "
-            "'no'): give the dotted path of a function, such as package.module.function",
+            "'no'): give the dotted path of a function, such as package.module.function; "
+            "a module of your own lies in src/",
         ),
     ],
 )

@@ -37,7 +37,8 @@ def function_at(path: str, parameter: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"{parameter} is {path!r}, which cannot be imported ({error}): give the "
-            "dotted path of a function, such as package.module.function"
+            "dotted path of a function, such as package.module.function; a module of "
+            "your own lies in src/"
         ) from error
     if not callable(found):
         raise InputError(

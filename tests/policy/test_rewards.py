@@ -105,7 +105,7 @@ def test_a_reward_that_fails_names_the_sample():
         return 1.0 * (ranks == 0)
 
     with pytest.raises(
-        InputError, match=r"of_the_first_alone\) failed for sample 3: K"
+        InputError, match=r"of_the_first_alone\), called .* failed for sample 3: K"
     ):
         rewarded(['0"', '3"'], ids=[7, 3], reward=of_the_first_alone)
 

@@ -47,11 +47,11 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
             field = ".".join(map(str, ["columns", name, *first["loc"]]))
             raise DatasetError(
                 f"{field}: {first['msg']} (given {first['input']!r}): write the "
-                f"source's name of the column, or `from`, `join` and `unit`."
+                "source's name of the column, or `from`, `join` and `unit`"
             ) from None
         if found[name].unit and name != TIMESTAMP:
             raise DatasetError(
-                f"columns.{name}.unit: only `{TIMESTAMP}` has one: take it out."
+                f"columns.{name}.unit: only `{TIMESTAMP}` has one: take it out"
             )
     return found
 

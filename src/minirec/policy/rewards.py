@@ -167,7 +167,8 @@ def checked(
     except Exception as error:  # whatever a function of the user's own may raise
         which = _failing(reward, rank, scores, targets, np.asarray(sample_ids))
         raise InputError(
-            f"{name} failed for {which}: {type(error).__name__}: {error}"
+            f"{name}, called with (ranks, scores, targets), failed for {which}: "
+            f"{type(error).__name__}: {error}"
         ) from error
     if earned.shape != rank.shape:
         raise InputError(
@@ -206,7 +207,7 @@ def try_reward(reward: Callable[..., np.ndarray], n_items: int) -> None:
     scores[:, 1:-1][:, :1] = -np.inf
     rank = target_rank(scores, targets)
     try:
-        checked(reward, rank, scores, targets, ["made up", "made up"])
+        checked(reward, rank, scores, targets, [1, 2])
     except InputError as error:
         # not from ``error``: of a chain, what is told is how it began
         raise InputError(
