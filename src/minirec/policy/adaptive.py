@@ -1,11 +1,13 @@
 """How many rollouts a sample is probed by, if not all by the same number."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, model_validator
 
+from minirec.columns import REWARD
 from minirec.errors import InputError
 from minirec.policy.params import Params
 from minirec.selection.stopping import settled
@@ -65,3 +67,46 @@ def rounds(most: int, adaptive: AdaptiveParams | None) -> Iterator[range]:
     while start < most:
         yield range(start, min(end, most))
         start, end = end, end + adaptive.step
+
+
+def in_rounds(
+    n: int,
+    most: int,
+    adaptive: AdaptiveParams | None,
+    answer: Callable[[np.ndarray, range], pa.Table],
+) -> pa.Table:
+    """Let n samples be answered until each of them is settled, or has ``most`` rollouts.
+
+    Parameters
+    ----------
+    n
+        Samples.
+    most
+        Rollouts of each; if it is not ``adaptive``, all have so many.
+    adaptive
+        When a sample is settled.
+    answer
+        From the places of samples, ascending, and the numbers of rollouts to a table
+        with a row of each, of one sample after the other; its ``reward`` settles. The
+        places of a later round are among those of the one before.
+
+    Returns
+    -------
+    Table
+        All rows, of one sample after the other.
+    """
+    rows = np.arange(n)  # that are not settled
+    earned = np.empty((n, 0))
+    tables, order = [], []
+    for numbers in rounds(most, adaptive):
+        if adaptive is not None and numbers.start:
+            left = np.flatnonzero(~adaptive.settled(earned))
+            rows, earned = rows[left], earned[left]
+            if not len(rows):
+                break
+        tables.append(answer(rows, numbers))
+        order.append(rows.repeat(len(numbers)))
+        new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
+        earned = np.hstack([earned, new])
+    # stable: the rollouts of a row stay in their order
+    return pa.concat_tables(tables).take(np.concatenate(order).argsort(kind="stable"))

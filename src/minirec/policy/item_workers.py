@@ -23,7 +23,7 @@ from minirec.columns import (
 )
 from minirec.execution.map_batches import Work
 from minirec.policy import gradients
-from minirec.policy.adaptive import AdaptiveParams, rounds
+from minirec.policy.adaptive import AdaptiveParams, in_rounds
 from minirec.policy.flops import head_flops
 from minirec.policy.item_tokens import (
     AT_ONCE,
@@ -98,22 +98,11 @@ def make_item_prober(
             hidden = last_hidden(prober.lm, prober.read(batch[PROMPT].tolist()))
             seen = seen_mask(tasks, ids, prober.n_items).to(hidden.device)
             log_probs = prober.log_probs(hidden, seen)
-        rows = np.arange(len(batch))  # that are not settled
-        earned = np.empty((len(batch), 0))
-        tables, order = [], []
-        for numbers in rounds(rollouts, adaptive):
-            if adaptive is not None and numbers.start:
-                left = np.flatnonzero(~adaptive.settled(earned))
-                rows, earned = rows[left], earned[left]
-                if not len(rows):
-                    break
-            tables.append(answered(tasks, ids[rows], numbers, log_probs[rows]))
-            order.append(rows.repeat(len(numbers)))
-            new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
-            earned = np.hstack([earned, new])
-        # stable: the rollouts of a row stay in their order
-        return pa.concat_tables(tables).take(
-            np.concatenate(order).argsort(kind="stable")
+        return in_rounds(
+            len(batch),
+            rollouts,
+            adaptive,
+            lambda rows, numbers: answered(tasks, ids[rows], numbers, log_probs[rows]),
         )
 
     return probe

@@ -25,7 +25,7 @@ from minirec.columns import (
 )
 from minirec.execution.map_batches import Work
 from minirec.policy import gradients, loading
-from minirec.policy.adaptive import AdaptiveParams, rounds
+from minirec.policy.adaptive import AdaptiveParams, in_rounds
 from minirec.policy.item_workers import make_item_differentiator, make_item_prober
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.policy.rewards import Tasks, Written, reward_completions, try_reward
@@ -83,17 +83,13 @@ def make_prober(
     def probe(batch: pd.DataFrame) -> pa.Table:
         tasks = Tasks(batch, items)
         asked: Any = read(batch[PROMPT].tolist())
-        rows = np.arange(len(batch))  # that are not settled
-        earned = np.empty((len(batch), 0))
-        tables, order = [], []
-        for numbers in rounds(rollouts, adaptive):
-            if adaptive is not None and numbers.start:
-                left = np.flatnonzero(~adaptive.settled(earned))
-                if not len(left):
-                    break
-                if len(left) < len(rows):
-                    rows, earned = rows[left], earned[left]
-                    asked = asked.select(left.tolist())
+        held = np.arange(len(batch))  # whose prompts are held
+
+        def answer(rows: np.ndarray, numbers: range) -> pa.Table:
+            nonlocal asked, held
+            if len(rows) < len(held):
+                asked = asked.select(np.searchsorted(held, rows).tolist())
+                held = rows
             own = batch.iloc[rows]
             groups = write(
                 asked,
@@ -102,14 +98,9 @@ def make_prober(
                 policy.sampling.max_new_tokens,
                 policy.sampling.temperature,
             )
-            tables.append(_rewarded(prober, tasks, reward, own, numbers, groups))
-            order.append(rows.repeat(len(numbers)))
-            new = tables[-1][REWARD].to_numpy().reshape(len(rows), -1)
-            earned = np.hstack([earned, new])
-        # stable: the rollouts of a row stay in their order
-        return pa.concat_tables(tables).take(
-            np.concatenate(order).argsort(kind="stable")
-        )
+            return _rewarded(prober, tasks, reward, own, numbers, groups)
+
+        return in_rounds(len(batch), rollouts, adaptive, answer)
 
     return probe
 
