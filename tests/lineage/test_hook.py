@@ -92,6 +92,31 @@ def test_how_a_table_is_read_touches_what_is_made_from_it(project):
     assert sorted(project.run()) == sorted(NODES)
 
 
+def test_another_source_is_named_and_not_told_setting_by_setting(
+    make_project, monkeypatch
+):
+    project = make_project()
+    monkeypatch.chdir(project.folder)  # paths are told as seen from there
+    project.run()
+    project.path("raw").with_name("visits.csv").write_text("y;z\n7;8\n")
+    # read by another dataset, and so by other code, with settings of its own
+    project.entries["raw"] = {
+        **project.entry("minirec.datasets.table.TableDataset", "visits.csv"),
+        "columns": {"x": "y"},
+        "load_args": {"sep": ";"},
+    }
+
+    assert sentence(project, "shift", only_missing=False) == (
+        "`table` is stale: raw was raw.csv, is another source now, visits.csv. Run "
+        "`kedro run --pipelines score --only-missing-outputs`."
+    )
+
+    project.parameters["minimum"] = 1
+    assert "visits.csv; params:minimum was 2, is 1." in sentence(
+        project, "shift", only_missing=False
+    )
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -142,6 +167,24 @@ def test_a_damaged_dataset_is_refused_and_made_anew(
     assert f"`{name}` is made anew: it {said.partition('` ')[2]}" in caplog.text
     assert "4 of 5 datasets are up to date" in caplog.text
     assert project.contents() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (delete, "they are missing"),
+        (lose_record, "they have no record of how they were made"),
+    ],
+)
+def test_what_is_wrong_with_several_datasets_is_said_of_all(
+    project, caplog, damage, said
+):
+    damage(project.path("table"))
+    damage(project.path("left"))
+
+    with caplog.at_level(logging.INFO, "minirec"):
+        project.run()
+    assert f"`table` and `left` are made anew: {said}" in caplog.text
 
 
 def test_a_table_is_refused_where_one_far_upstream_was_edited(project):

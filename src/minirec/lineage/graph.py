@@ -53,6 +53,9 @@ _OF_FILES = ("content", "commit")
 # What a source is, apart from how it is read; see the method `identity` of datasets.
 _WHAT = {"package", "name", "revision", "member", "sha256", "commit", "content"}
 
+# What a source is called: one that is called otherwise is another source.
+_CALLED = ("package", "name", "folder", "place")
+
 _VERBS = {"is": "are", "has": "have", "was": "were"}
 
 _DOTTED = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
@@ -98,6 +101,12 @@ class Doubt(NamedTuple):
         more = [f"and {len(self.why) - 3} more"] if len(self.why) > 3 else []
         return "; ".join([*self.why[:3], *more]) or f"it {self.state}"
 
+    def reason_of(self, *names: str) -> str:
+        """Return the reason as it is said of the datasets."""
+        if self.why or len(names) == 1:
+            return self.reason
+        return f"they {self._state_of(*names)}"
+
     @property
     def all(self) -> str:
         """Return the state and the reason, such as ``is stale: params:seed was ...``."""
@@ -105,10 +114,16 @@ class Doubt(NamedTuple):
 
     def sentence(self, *names: str) -> str:
         """Return the doubt about the datasets as a sentence without its full stop."""
-        verb, _, rest = self.state.partition(" ")
-        verb = verb if len(names) == 1 else _VERBS[verb]
-        said = f"{', '.join(_quoted(names))} {verb} {rest}"
+        said = f"{', '.join(_quoted(names))} {self._state_of(*names)}"
         return said + (f": {self.reason}" if self.why else "")
+
+    def _state_of(self, *names: str) -> str:
+        """Return the state as it is said of one or of several datasets."""
+        if len(names) == 1:
+            return self.state
+        verb, _, rest = self.state.partition(" ")
+        rest = rest.replace("how it was", "how they were")
+        return f"{_VERBS[verb]} {rest.replace('wrote it', 'wrote them')}"
 
 
 @dataclass(frozen=True)
@@ -439,18 +454,24 @@ def differences(was: Origin, now: Origin) -> list[str]:
     """
     old, new = was.everything, now.everything
     found: list[str] = []
+    others = False
     for name in sorted(old.sources.keys() | new.sources.keys()):
         before, after = old.sources.get(name, {}), new.sources.get(name, {})
         # What came or went as a whole says nothing by itself.
         both = name in old.sources and name in new.sources
-        if both or not _WHAT & (before.keys() | after.keys()):
+        if both and _is_another(before, after):
+            others = True
+            called = f"was {_called(before)}, is another source now, {_called(after)}"
+            found.append(f"{name} {called}")
+        elif both or not _WHAT & (before.keys() | after.keys()):
             found += _source_differences(name, before, after)
     found += list(_leaf_differences(old.params, new.params))
     changed = [
         path for path, code in new.code.items() if old.code.get(path, code) != code
     ]
     found += [f"{path} changed" for path in changed]
-    if not changed:
+    # Another source is read by other code.
+    if not changed and not others:
         found += [f"{path} is new" for path in new.code.keys() - old.code.keys()]
         found += [f"{path} is gone" for path in old.code.keys() - new.code.keys()]
     found = list(dict.fromkeys(found))
@@ -459,10 +480,23 @@ def differences(was: Origin, now: Origin) -> list[str]:
 
 def describe(source: Mapping[str, Any]) -> str:
     """Name a source in a few words."""
-    parts = ("package", "name", "folder", "place", "revision", "commit")
+    parts = ("revision", "commit")
     named = [str(source[part])[:60] for part in parts if source.get(part)]
     content = source.get("content") or source.get("sha256") or ""
-    return " ".join([*named, content[:12]]).strip()
+    return " ".join([_called(source), *named, content[:12]]).strip()
+
+
+def _called(source: Mapping[str, Any]) -> str:
+    """Return what a source is called; nothing for a table of a database."""
+    return " ".join(str(source[part])[:60] for part in _CALLED if source.get(part))
+
+
+def _is_another(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether a source took the place of another, not only another content."""
+    was, now = ([side.get(part) for part in _CALLED] for side in (before, after))
+    # what was only moved is the same
+    other = any(before.get(part) != after.get(part) for part in _WHAT)
+    return other and any(was) and any(now) and was != now
 
 
 def _source_differences(

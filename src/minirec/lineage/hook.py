@@ -88,7 +88,9 @@ class LineageHook:
         self._to_run = saved
         if run_params["only_missing_outputs"]:
             stale = graph.to_rebuild(pipeline.nodes)
-            for reason, names in groupby(stale, lambda name: stale[name].reason):
+            for _, group in groupby(stale, lambda name: stale[name].reason):
+                names = list(group)
+                reason = stale[names[0]].reason_of(*names)
                 logger.info("%s made anew: %s", listed(*names), reason)
             kept = [name for name in saved if name not in stale]
             logger.info("%d of %d datasets are up to date", len(kept), len(saved))
