@@ -144,7 +144,8 @@ class TableDataset(FileDataset):
         path = self._describe()["filepath"]
         if not self._exists():
             way_out = self._if_missing or (
-                "run the pipeline that makes it, or correct `filepath` in the catalog"
+                "put it there or correct `filepath` in the catalog; if a pipeline makes "
+                "it, run that"
             )
             raise DatasetError(f"{path} does not exist: {way_out}.")
         columns = self._columns or {}
@@ -176,8 +177,8 @@ class TableDataset(FileDataset):
         except refused as error:
             said = str(error).splitlines()[0]
             raise DatasetError(
-                f"{path} cannot be read ({said}): put a whole file in its place, "
-                f"or run the pipeline that makes it."
+                f"{path} cannot be read ({said}): put a whole file in its place; "
+                f"if a pipeline makes it, run that."
             ) from None
 
     def _as_parquet(self, path: str) -> Path:
