@@ -253,11 +253,13 @@ def test_a_run_that_made_metrics_prints_them_and_the_places(tmp_path, capsys):
     pipeline = Pipeline([score_node, select_node, metrics_node])
     run(pipeline, catalog, CostHook())
 
-    run(pipeline, catalog, SummaryHook(), project_path=tmp_path.as_posix())
+    of_test = {"project_path": tmp_path.as_posix(), "env": "test"}
+    run(pipeline, catalog, SummaryHook(), **of_test)
 
     printed = capsys.readouterr().out
     assert "0.500 [0.250, 0.750]" in printed
     assert "tables   data/selection.csv, data/metrics.csv" in printed
+    assert "look     `kedro viz run --env test`: pipelines" in printed
     assert max(map(len, printed.splitlines())) <= 80
 
 

@@ -317,7 +317,7 @@ class SummaryHook:
                 console.print(summary.work_table(**tables, most=most))
             if "report" not in pipeline.all_outputs():
                 paths.pop("report", None)
-            console.print(summary.places_table(paths, costs))
+            console.print(summary.places_table(paths, costs, run_params["env"]))
         else:
             written = pipeline.all_outputs() & paths.keys()
             if run_params["only_missing_outputs"]:

@@ -197,6 +197,23 @@ def test_places_leave_out_what_is_not_on_disk():
 
 
 @pytest.mark.parametrize(
+    ("env", "viz", "notebooks"),
+    [
+        (None, "make viz (`kedro viz run`)", "notebooks/"),
+        ("local", "make viz (`kedro viz run`)", "notebooks/"),
+        ("test", "`kedro viz run --env test`", "notebooks/ with KEDRO_ENV=test set"),
+    ],
+)
+def test_places_say_how_to_look_at_the_environment_of_the_run(env, viz, notebooks):
+    lines = printed(summary.places_table({}, None, env))
+
+    assert " ".join(" ".join(lines).split()) == (
+        f"look {viz}: pipelines, tables, figures "
+        f"{notebooks}: scores and picks, other methods, one user"
+    )
+
+
+@pytest.mark.parametrize(
     ("written", "command", "line"),
     [
         (["scores"], "kedro run", "Wrote scores. Next: kedro run"),

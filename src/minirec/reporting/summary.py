@@ -173,7 +173,9 @@ def pruning_table(candidates: pd.DataFrame) -> Table:
     return table
 
 
-def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
+def places_table(
+    paths: Mapping[str, str], costs: pd.DataFrame | None, env: str | None = None
+) -> Table:
     """Lay out where the results lie, what they took and how to look at them.
 
     Parameters
@@ -182,6 +184,8 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
         Path of each dataset on disk, by its name in the catalog.
     costs
         The table that `minirec.hooks.CostHook` keeps; None if the catalog has none.
+    env
+        The configuration environment of the run, which is to be looked at.
 
     Returns
     -------
@@ -206,8 +210,12 @@ def places_table(paths: Mapping[str, str], costs: pd.DataFrame | None) -> Table:
         peak = costs["peak_memory_gb"].max()
         table.add_row("minutes", f"{minutes}; {peak:.1f} GB at peak")
         table.add_row("tokens", _tokens_and_flops(costs))
-    table.add_row("look", "make viz (`kedro viz run`): pipelines, tables, figures")
-    table.add_row("", "notebooks/: scores and picks, other methods, one user")
+    viz, notebooks = "make viz (`kedro viz run`)", "notebooks/"
+    if env not in (None, "local"):
+        viz = f"`kedro viz run --env {env}`"
+        notebooks = f"notebooks/ with KEDRO_ENV={env} set"
+    table.add_row("look", f"{viz}: pipelines, tables, figures")
+    table.add_row("", f"{notebooks}: scores and picks, other methods, one user")
     return table
 
 
