@@ -1,15 +1,20 @@
 """The whole way, as a user runs it, in the environment ``test``."""
 
+import re
 import shutil
 from html import unescape
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from minirec.pipelines.select import nodes
 from minirec.reporting.page import NO_BREAK
+from minirec.reporting.picks import explain_picks, say_what_decided
 from minirec.reporting.summary import METHODS
+from minirec.selection.strategies import TIMES_DISTANCE
 
 TABLES = {
     "02_intermediate": ["interactions", "items"],
@@ -169,6 +174,47 @@ def test_the_report_tells_the_run_and_what_it_took(test_run, parameters):
         assert f"<td>{node}</td><td>{costs[node]:.3g}</td>" in page
     # here and in conf/base
     assert "<td>policy.lora.r</td><td>2</td><td>8</td>" in page
+
+
+@pytest.mark.parametrize(("strategy", "column"), TIMES_DISTANCE.items())
+def test_each_reason_names_the_largest_product_of_those_left(
+    test_run, strategy, column
+):
+    tables = {name: table(test_run, name) for name in ("prompts", "items")}
+    tables["candidates"] = candidates = table(test_run, "candidates")
+    folder = test_run.path / "data/test/04_feature"
+    tables["embeddings"] = embeddings = load_file(folder / "embeddings.safetensors")
+    path = f"{strategy.__module__}.{strategy.__name__}"
+    chosen = nodes.select_samples(
+        **tables, gradients={}, strategy=path, size=10, seed=0
+    )
+    explained = explain_picks(
+        **tables,
+        selection=chosen,
+        curriculum=chosen.assign(stage=0),
+        mu=0.1,
+        sigma=0.1,
+        direction=None,
+    )
+    reasons = say_what_decided(explained, strategy).set_index("sample_id")["why"]
+
+    kept = candidates[candidates["reason"] == "kept"].set_index("sample_id")
+    rows = pd.DataFrame(embeddings["matrix"], embeddings["sample_id"], dtype=float)
+    rows = rows.loc[kept.index]
+    units = rows.div(np.linalg.norm(rows, axis=1), axis=0)
+    first, *others = chosen["sample_id"]
+    assert kept[column].idxmax() == first
+    assert reasons[first].endswith(f"; it has the highest {column} of all kept")
+    for n, sample in enumerate(others, start=1):
+        before = chosen["sample_id"][:n]
+        distance = (1 - units @ units.loc[before].T).min(axis=1)
+        product = (kept[column] * distance).drop(before)
+        # cosines are sums of 16 products, each of which is rounded by up to 1e-16
+        assert product[sample] == pytest.approx(product.max(), abs=1e-14)
+        said = re.search(
+            rf"; {column} x distance is (\S+), the largest", reasons[sample]
+        )
+        assert float(said[1]) == pytest.approx(product.max(), abs=0.005)
 
 
 def test_a_run_without_what_can_be_left_out_is_told_too(test_run, tmp_path, kedro):

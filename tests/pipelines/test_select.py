@@ -154,7 +154,8 @@ def test_the_whole_way_worked_out_by_hand(run, scores, tables):
         "chosen as pick 4 of 4, with a value of 0.90 (rank 2 of 4 kept): mean reward "
         "0.4, below the mu of 0.593 at which samples teach most; its gradient agrees "
         "with the pool's mean more than 50% of the others; its history is 0.20 "
-        "from the nearest chosen before"
+        "from the nearest chosen before; value x distance is 0.18, the largest of those "
+        "left"
     )
 
 

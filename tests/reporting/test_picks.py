@@ -5,7 +5,8 @@ import pytest
 from minirec import schemas
 from minirec.errors import InputError
 from minirec.reporting import picks
-from minirec.reporting.picks import explain_picks
+from minirec.reporting.picks import explain_picks, say_what_decided
+from minirec.selection import strategies
 
 MU, SIGMA = 0.3, 0.1
 
@@ -98,6 +99,52 @@ def test_each_is_explained_by_its_numbers():
     ]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "decided"),
+    [
+        (
+            strategies.diverse,
+            [
+                "value x distance is 0.34, the largest of those left",  # 1.7 * 0.2
+                "value x distance is 1.00, the largest of those left",
+                "it has the highest value of all kept",
+            ],
+        ),
+        (
+            strategies.without_learnability,
+            [
+                "representativeness x distance is 0.18, the largest of those left",
+                "representativeness x distance is 0.10, the largest of those left",
+                "it has the highest representativeness of all kept",
+            ],
+        ),
+        (
+            strategies.without_representativeness,
+            [
+                "learnability x distance is 0.16, the largest of those left",
+                "learnability x distance is 0.90, the largest of those left",
+                "it has the highest learnability of all kept",
+            ],
+        ),
+    ],
+)
+def test_the_number_that_decided_ends_the_reason(strategy, decided):
+    found = explained()
+    said = say_what_decided(found, strategy)
+    assert said["why"].tolist() == [
+        f"{why}; {number}" for why, number in zip(found["why"], decided, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [strategies.without_diversity, strategies.k_center, strategies.random, max],
+)
+def test_of_what_chooses_by_something_else_no_number_is_said(strategy):
+    found = explained()
+    pd.testing.assert_frame_equal(say_what_decided(found, strategy), found)
+
+
 @pytest.mark.parametrize("direction", ["proxy", "validation"])
 def test_the_direction_is_named(direction):
     said = {"proxy": "the way that the proxy moved", "validation": "the mean of valid"}
@@ -124,6 +171,10 @@ def test_distances_are_worked_out_for_the_first_picks(monkeypatch):
     found = explained()
     assert found["distance"].notna().tolist() == [False, True, False]
     assert "nearest" not in found["why"][0]
+    said = say_what_decided(found, strategies.diverse)["why"].str.contains(
+        " x distance"
+    )
+    assert said.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("name", ["selection", "candidates", "prompts"])

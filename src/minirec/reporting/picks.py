@@ -1,6 +1,6 @@
 """Why each chosen sample was chosen, in numbers and in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.reporting.figures import unit_rows
 from minirec.selection.diversity import distance_to_earlier
+from minirec.selection.strategies import TIMES_DISTANCE
 
 # titles of a history that stand beside a sample, its last ones
 TITLES = 3
@@ -109,6 +110,39 @@ def explain_picks(
             *(MEAN_REWARD, LEARNABILITY, REPRESENTATIVENESS, VALUE, DISTANCE, WHY),
         ]
     ]
+
+
+def say_what_decided(
+    explanations: pd.DataFrame, strategy: Callable[..., Any]
+) -> pd.DataFrame:
+    """Add to each reason by which number the sample was the next to be chosen.
+
+    Parameters
+    ----------
+    explanations
+        A table of `minirec.schemas.Explanations`.
+    strategy
+        The function that chose these samples.
+
+    Returns
+    -------
+    DataFrame
+        The table with more in ``why``; as it was if the strategy is none of
+        `minirec.selection.strategies.TIMES_DISTANCE`.
+    """
+    columns = [name for each, name in TIMES_DISTANCE.items() if each is strategy]
+    if not columns:
+        return explanations
+    (column,) = columns
+    product = explanations[column] * explanations[DISTANCE]
+    decided = (
+        f"; {column} x distance is "
+        + product.map("{:.2f}".format)
+        + ", the largest of those left"
+    )
+    decided[product.isna()] = ""  # beyond those measured
+    decided[explanations[PICK] == 0] = f"; it has the highest {column} of all kept"
+    return explanations.assign(**{WHY: explanations[WHY] + decided})
 
 
 def chosen_as(pick: int, size: int) -> str:

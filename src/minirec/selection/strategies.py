@@ -334,6 +334,14 @@ def strata(tables: Tables, k: int, seed: int) -> NDArray[np.int64]:
 READ_GRADIENTS = (gradient_norm, validation_alignment, strata)
 """The strategies here that cannot choose without ``gradients``."""
 
+TIMES_DISTANCE = {
+    diverse: VALUE,
+    without_learnability: REPRESENTATIVENESS,
+    without_representativeness: LEARNABILITY,
+}
+"""Which column of ``candidates`` the strategies here multiply with the distance to the
+chosen: the first pick has the most of it, and each further one the largest product."""
+
 
 class _Rows:
     """Rows of a matrix in an order of their own, read where they lie when used.

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
+from minirec.functions import function_at
 from minirec.pipelines.select import nodes
-from minirec.reporting import figures
+from minirec.reporting import figures, picks
 
 # what a strategy chooses by
 TABLES = ["candidates", "prompts", "items", "gradients", "embeddings"]
@@ -55,8 +57,9 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="stage_curriculum",
             ),
             Node(
-                nodes.explain_picks,
+                explain_picks,
                 inputs=[
+                    "params:select.strategy",
                     *("candidates", "selection", "curriculum"),
                     *("prompts", "items", "embeddings"),
                     "params:score.learnability",
@@ -98,3 +101,9 @@ def create_pipeline(**_: Any) -> Pipeline:
         ],
         tags="select",
     )
+
+
+def explain_picks(strategy: str, *inputs: Any) -> pd.DataFrame:
+    """Say what each sample was chosen for, and by which number the strategy chose it."""
+    function = function_at(strategy, "select.strategy")
+    return picks.say_what_decided(nodes.explain_picks(*inputs), function)
