@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any
 
+import pandas as pd
 from kedro.io import CatalogProtocol
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.tree import Tree
 
 from minirec.commands import kedro_run
 from minirec.errors import InputError
-from minirec.lineage.graph import Graph, is_parameter
+from minirec.lineage.graph import Graph, is_parameter, listed
 from minirec.lineage.project import graph_of, pipelines_of
 from minirec.reporting.trace import load_tables, trace_sample
 
@@ -113,6 +114,38 @@ def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) 
     console.print(Text(name, style="bold"), rows, _tree(graph, name, set()), sep="\n")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def describe_stale(
+    lineage: pd.DataFrame, names: Iterable[str], env: str | None = None
+) -> str:
+    """Say which of some datasets a run would make anew, and by what command.
+
+    Parameters
+    ----------
+    lineage
+        The table of `minirec.datasets.lineage.LineageDataset`.
+    names
+        Datasets that it has a row for.
+    env
+        The configuration environment, for the command that is told.
+
+    Returns
+    -------
+    str
+        One sentence; empty if all are fresh.
+    """
+    state = lineage.set_index("dataset")["state"]
+    stale = [name for name in names if state[name] != "is fresh"]
+    if not stale:
+        return ""
+    settings: dict[str, Any] = {"env": env, "runtime_params": {}}
+    command = kedro_run(["__default__"], settings, "--only-missing-outputs")
+    return (
+        f"{listed(*stale)} not fresh, and tables may not fit together: `{command}` "
+        "makes anew what has to be, by conf without the --params of earlier runs; "
+        'catalog.load("lineage") says why.'
+    )
 
 
 def _command(graph: Graph, names: Iterable[str], env: str | None) -> str:
