@@ -158,6 +158,7 @@ def stage_curriculum(
 
 
 def explain_picks(
+    strategy: str,
     candidates: pd.DataFrame,
     selection: pd.DataFrame,
     curriculum: pd.DataFrame,
@@ -168,7 +169,7 @@ def explain_picks(
     representativeness: RepresentativenessParams | None,
 ) -> pd.DataFrame:
     """Say of each chosen sample what it was chosen for, in numbers and in words."""
-    return picks.explain_picks(
+    explanations = picks.explain_picks(
         candidates,
         selection,
         curriculum,
@@ -178,6 +179,8 @@ def explain_picks(
         *mu_and_sigma(candidates[MEAN_REWARD], learnability.mu, learnability.sigma),
         representativeness.direction if representativeness else None,
     )
+    function = function_at(strategy, "select.strategy")
+    return picks.say_what_decided(explanations, function)
 
 
 def _tables(

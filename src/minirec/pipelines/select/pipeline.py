@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import pandas as pd
 from kedro.pipeline import Node, Pipeline
 
-from minirec.functions import function_at
 from minirec.pipelines.select import nodes
-from minirec.reporting import figures, picks
+from minirec.reporting import figures
 
 # what a strategy chooses by
 TABLES = ["candidates", "prompts", "items", "gradients", "embeddings"]
@@ -57,7 +55,7 @@ def create_pipeline(**_: Any) -> Pipeline:
                 name="stage_curriculum",
             ),
             Node(
-                explain_picks,
+                nodes.explain_picks,
                 inputs=[
                     "params:select.strategy",
                     *("candidates", "selection", "curriculum"),
@@ -101,9 +99,3 @@ def create_pipeline(**_: Any) -> Pipeline:
         ],
         tags="select",
     )
-
-
-def explain_picks(strategy: str, *inputs: Any) -> pd.DataFrame:
-    """Say what each sample was chosen for, and by which number the strategy chose it."""
-    function = function_at(strategy, "select.strategy")
-    return picks.say_what_decided(nodes.explain_picks(*inputs), function)
