@@ -119,8 +119,8 @@ def test_a_reward_that_is_no_number(test_run, kedro, tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert " ".join(done.stderr.split("Error: ")[-1].split()) == (
-        "tried on ranks that are made up: ranking.reward (mine.nowhere) returned a "
-        "value that is not finite for sample 1: return a finite number for every "
+        "tried on two samples that are made up: ranking.reward (mine.nowhere) "
+        "returned a value that is not finite for sample 1: return a finite number for every "
         "rank"
     )
 

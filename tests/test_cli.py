@@ -94,12 +94,14 @@ def test_an_environment_that_does_not_exist_is_named(test_run, chosen):
         (
             ("--nodes", "select_sample"),
             "Pipeline does not contain nodes named ['select_sample']: `kedro registry "
-            "describe` lists all nodes",
+            "describe NAME` lists a pipeline's nodes, `kedro catalog "
+            "describe-datasets` the datasets",
         ),
         (
             ("--tags", "scor"),
             "Pipeline contains no nodes after applying all provided filters: `kedro "
-            "registry describe` lists all nodes",
+            "registry describe NAME` lists a pipeline's nodes, `kedro catalog "
+            "describe-datasets` the datasets",
         ),
     ],
 )
@@ -131,6 +133,12 @@ def test_a_slip_in_a_file_is_told_with_its_line(copy_project, kedro):
         "Error: ranking.reward is 'mine.hit', which cannot be imported: "
         f"{mine}, line 1: expected ':'\n"
     )
+
+
+def test_an_error_in_a_pipeline_is_not_taken_for_a_slip():
+    error = ImportError("An error occurred while importing 'minirec.pipelines.score'.")
+    options = {"pipelines": ["score"], "pipeline": None}
+    assert cli._slip(options, error) is None
 
 
 def test_a_run_that_is_stopped_says_how_to_go_on(capsys):

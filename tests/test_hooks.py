@@ -1,12 +1,15 @@
 import copy
 import math
 import re
+import subprocess
+import sys
 from itertools import pairwise, permutations
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline, node
@@ -17,10 +20,11 @@ from minirec import costs
 from minirec.datasets.costs import CostsDataset
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
-from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook
+from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook, name_of
 from minirec.pipelines import experiment, preprocess, train_eval
 from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
+from minirec.settings import CONFIG_LOADER_ARGS
 
 COLUMNS = [
     *("pipeline", "node", "datasets", "seconds", "peak_memory_gb"),
@@ -166,8 +170,34 @@ def test_a_run_that_is_stopped_keeps_the_costs_of_what_had_finished(tmp_path):
     hook = CostHook()
     with pytest.raises(KeyboardInterrupt):
         run(Pipeline([score_node, stopped]), catalog, hook)
-    hook._save_stopped()  # as the process ends
-    assert catalog.load("costs")["node"].tolist() == ["score"]
+    run(Pipeline([select_node]), catalog, hook)  # in the same kernel
+    assert catalog.load("costs")["node"].tolist() == ["score", "select"]
+
+
+def test_costs_that_are_saved_late_do_not_replace_newer_ones(tmp_path):
+    catalog = make_catalog(tmp_path)
+    run(Pipeline([score_node]), catalog, late := CostHook())
+    for row in late._rows.values():
+        row["finished_at"] = "2026-01-01T00:00:00+00:00"
+    run(Pipeline([score_node]), catalog, CostHook())
+    newer = catalog.load("costs")
+    late._save(catalog)
+    pd.testing.assert_frame_equal(catalog.load("costs"), newer)
+
+
+def test_a_process_that_is_stopped_keeps_costs_as_it_ends(tmp_path):
+    work = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_hooks import *
+run(Pipeline([score_node, node(stop, "scores", "selection")]),
+    make_catalog(Path({str(tmp_path)!r})), CostHook())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", work], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+    assert make_catalog(tmp_path).load("costs")["node"].tolist() == ["score"]
 
 
 def test_costs_of_another_version_begin_anew(tmp_path):
@@ -410,6 +440,12 @@ def test_data_are_called_as_the_catalog_or_the_parameters_do(parameters):
 
     assert called() == "shop.csv"
     assert called("Our shop") == "Our shop"
+
+
+def test_the_default_data_have_a_name():
+    conf = Path(__file__).parents[1] / "conf"
+    loader = OmegaConfigLoader(str(conf), **CONFIG_LOADER_ARGS)
+    assert name_of(loader["catalog"]["raw_interactions"]) == "MovieLens-100K"
 
 
 def test_a_number_is_what_was_checked(parameters):

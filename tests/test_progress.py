@@ -10,8 +10,10 @@ from minirec.progress import Progress
 
 
 @pytest.fixture
-def lines(caplog):
+def lines(caplog, monkeypatch, capsys):
     """Return what was logged so far, without what depends on the clock."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    monkeypatch.setattr(progress, "in_notebook", lambda: False)
     caplog.set_level(logging.INFO, "minirec.progress")
     return lambda: [line.partition(" in ")[0] for line in caplog.messages]
 

@@ -1,7 +1,8 @@
 """Commands that look into a run: `kedro trace ...`, and `minirec trace ...` by itself.
 
-Beside them ``kedro run``, which tells slips of its command line in one sentence. Kedro is imported where it is used: it says to stdout which logging it found, by the
-folder it was imported in.
+Beside them ``kedro run``, which tells slips of its command line in one sentence. Kedro
+is imported where it is used: it says to stdout which logging it found, by the folder it
+was imported in.
 """
 
 import copy
@@ -32,7 +33,10 @@ def __getattr__(name: str) -> Any:
 
 
 class _Commands(click.Group):
-    """Our own commands; and to Kedro, which asks for it, its ``run``."""
+    """Our own commands; and to Kedro, which asks for it, its ``run``.
+
+    A plugin that brings a ``run`` of its own would not be asked.
+    """
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "run" and ctx.command is not self:
@@ -131,7 +135,8 @@ def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
             )
             raise
         except MissingConfigException as error:
-            raise _not_there(options["env"], error) from error
+            conf = options["conf_source"] or "conf"
+            raise _not_there(options["env"], error, conf) from error
         except ParserError as error:
             raise InputError(
                 f"{error} Check colons, brackets and indentation there"
@@ -149,19 +154,23 @@ def _slip(options: Mapping[str, Any], error: Exception) -> str | None:
     import minirec.pipelines as parts
 
     known = [module.name for module in iter_modules(parts.__path__) if module.ispkg]
-    for name in options["pipelines"]:
+    wanted = [*options["pipelines"], options["pipeline"]]
+    for name in (name for name in wanted if name and name not in known):
         if f"{parts.__name__}.{name}'" in str(error):
             return f"--pipelines {_unknown(name, known)}"
     # as Kedro's own errors begin that name nodes, tags or tables
     if isinstance(error, InputError) or not str(error).startswith("Pipeline "):
         return None
     said = str(error).partition(". ")[0].rstrip(".")
-    return f"{said}: `kedro registry describe` lists all nodes"
+    return (
+        f"{said}: `kedro registry describe NAME` lists a pipeline's nodes, `kedro "
+        "catalog describe-datasets` the datasets"
+    )
 
 
-def _not_there(env: str | None, error: Exception) -> InputError:
+def _not_there(env: str | None, error: Exception, source: str = "conf") -> InputError:
     """Return the error of an environment without a folder, or else what was missing."""
-    conf = Path("conf")
+    conf = Path(source)
     if env is None or not conf.is_dir() or (conf / env).is_dir():
         return InputError(str(error))
     known = sorted(each.name for each in conf.iterdir() if any(each.glob("*.yml")))

@@ -201,7 +201,8 @@ class CostHook:
 
     @hook_impl
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
-        """Forget the last run of this process."""
+        """Forget the last run of this process, once its costs are saved."""
+        self._save_stopped()
         self._running = catalog
         for stack in self._counting.values():  # of nodes that failed
             stack.close()
@@ -242,17 +243,21 @@ class CostHook:
         self._save(catalog)
 
     @hook_impl
-    def on_pipeline_error(self, catalog: CatalogProtocol) -> None:
-        """Save the costs of what finished; if that fails too, the first error counts."""
-        if self._rows:
+    def on_pipeline_error(
+        self, catalog: CatalogProtocol, run_params: dict[str, Any]
+    ) -> None:
+        """Say how to go on, and save the costs of what finished.
+
+        If that fails too, the first error counts.
+        """
+        # processes of ParallelRunner have hooks of their own
+        if self._started or "Parallel" in run_params["runner"]:
             logger.info(
                 "What had finished is kept: once this is mended, the same command with "
                 "--only-missing-outputs goes on behind it"
             )
-        try:
-            self._save(catalog)
-        except DatasetError as error:
-            logger.warning("costs of what had finished are not kept: %s", error)
+        self._running = catalog
+        self._save_stopped()
 
     def _start(self, node: Node) -> None:
         if node.name not in self._started:
@@ -262,8 +267,13 @@ class CostHook:
             logger.info("%s: %s", pipeline_of(node), node.name)
 
     def _save_stopped(self) -> None:
-        if self._running is not None:
-            self.on_pipeline_error(catalog=self._running)
+        """Save the costs of a run that did not reach its end, if there is one."""
+        if self._running is None:
+            return
+        try:
+            self._save(self._running)
+        except DatasetError as error:
+            logger.warning("costs of what had finished are not kept: %s", error)
 
     def _save(self, catalog: CatalogProtocol) -> None:
         self._running = None
@@ -280,9 +290,12 @@ class CostHook:
         # what another version kept has other columns, and its rows go
         if set(known.columns) == set(columns):
             costs = pd.concat([known, costs], ignore_index=True)
-        # Each node keeps the place of its first row and the values of its last.
-        costs = costs.groupby("node", sort=False, as_index=False).last(skipna=False)
-        return costs[columns]
+        # Each node keeps the place of its first row and the values of its last: of a
+        # stopped run they may be saved after those of a later one, as a kernel ends.
+        order = costs["node"].drop_duplicates()
+        costs = costs.sort_values("finished_at", kind="stable")
+        costs = costs.groupby("node", as_index=False).last(skipna=False)
+        return costs.set_index("node").loc[order].reset_index()[columns]
 
 
 class SummaryHook:

@@ -14,6 +14,12 @@ SECONDS = 60
 logger = logging.getLogger(__name__)
 
 
+def in_notebook() -> bool:
+    """Tell whether a notebook's kernel runs this, and shows what goes to stderr."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 class Progress(tqdm):
     """tqdm's bar; without a terminal a line in the log a minute, and one at the end.
 
@@ -22,7 +28,7 @@ class Progress(tqdm):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.logs = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self.logs = not (sys.stderr.isatty() or in_notebook())
         if self.logs:
             # with the longer of the two tqdm's own monitor would hurry it
             kwargs |= {"mininterval": SECONDS, "maxinterval": SECONDS}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minirec.lineage.code import Code
+from minirec.pipelines.select import nodes as select
 
 FILES = {
     "__init__.py": "from shop.prices import price\n",
@@ -290,3 +291,9 @@ def test_what_a_function_holds_counts(kinds, of):
 def test_a_path_may_have_a_colon(shop):
     shop()
     assert Code().at("shop.prices:price") == Code().at("shop.prices.price") != {}
+
+
+def test_what_is_said_of_progress_touches_no_table():
+    found = Code().of(select.compare_strategies)
+    assert "minirec.pipelines.select.nodes.compare_strategies" in found
+    assert not [path for path in found if path.startswith("minirec.progress")]

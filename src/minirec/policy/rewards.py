@@ -211,7 +211,7 @@ def try_reward(reward: Callable[..., np.ndarray], n_items: int) -> None:
     except InputError as error:
         # not from ``error``: of a chain, what is told is how it began
         raise InputError(
-            f"tried on ranks that are made up: {error.message}"
+            f"tried on two samples that are made up: {error.message}"
         ) from error.__cause__
 
 
