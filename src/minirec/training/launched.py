@@ -171,6 +171,7 @@ def work(folder: Path) -> None:
         Of the training, which holds its job.
     """
     import torch
+    from accelerate import PartialState
     from accelerate.utils import gather_object
 
     first = os.environ.get("RANK", "0") == "0"
@@ -194,6 +195,8 @@ def work(folder: Path) -> None:
             for name, table in training._asdict().items():
                 ParquetDataset(filepath=str(result / f"{name}.parquet")).save(table)
             (result / COSTS).write_text(json.dumps(spent), "utf-8")
+    # threads that still talk to the others would abort a process that ends
+    PartialState().destroy_process_group()
 
 
 def _write_job(inputs: dict[str, Any], kept: Checkpoints, job: Path) -> None:
