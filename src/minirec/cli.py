@@ -142,8 +142,8 @@ def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
                 f"{error} Check colons, brackets and indentation there"
             ) from error
         except (ImportError, ValueError) as error:
-            if told := _slip(options, error):
-                raise InputError(told) from error
+            if slip := _slip(options, error):
+                raise InputError(slip) from error
             raise
 
     return told

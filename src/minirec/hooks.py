@@ -186,8 +186,8 @@ class CostHook:
     are computed while they are saved. What its models did is counted by
     `minirec.costs`, in the processes of Ray, too. The row of a node that runs again
     replaces its former one, so that the table covers every pipeline, whichever ran
-    last. A run that fails or is stopped keeps what had finished. A node that reads the table is given
-    what there is of it by then.
+    last. A run that fails or is stopped keeps what had finished. A node that reads the
+    table is given what there is of it by then.
     """
 
     def __init__(self) -> None:
