@@ -70,7 +70,8 @@ def test_there_may_be_no_baseline(changed):
         (
             "train_eval.train.grpo.lost_type",
             "grpo",
-            "grpo.lost_type is no setting of TRL's GRPOConfig: did you mean loss_type?",
+            "grpo.lost_type is no setting of TRL's GRPOConfig: did you mean loss_type? "
+            "Its documentation lists them",
         ),
         (
             "train_eval.train.grpo.temperature",

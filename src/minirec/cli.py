@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from pkgutil import iter_modules
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from kedro.utils import find_kedro_project
 
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -178,6 +177,4 @@ def _not_there(env: str | None, error: Exception, source: str = "conf") -> Input
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"{name} is unknown: {meant}There are {', '.join(known)}"
+    return f"{name} is unknown: {did_you_mean(name, known)}There are {', '.join(known)}"

@@ -1,7 +1,8 @@
 """The one error that MiniRec raises on bad input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from click import ClickException
 
@@ -11,6 +12,20 @@ class InputError(ClickException, ValueError):
 
     As a ``ClickException``, ``kedro run`` prints it as one line, without a traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question for the nearest known name, or nothing if none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("slect", ["score", "select"])
+    'did you mean select? '
+    >>> did_you_mean("anything", ["score", "select"])
+    ''
+    """
+    near = get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 @contextmanager

@@ -5,13 +5,12 @@ checks them all before anything runs, and refuses names that no node takes, such
 misspelt ``score.prob``.
 """
 
-from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
 from minirec.execution.params import ExecutionParams
 from minirec.functions import function_at
 from minirec.pipelines.experiment.params import ExperimentParams, changed, shown
@@ -188,8 +187,8 @@ def check_parameters(parameters: dict) -> Parameters:
         it fails for ranks that are made up, of 1,000 items.
     """
     for name in parameters.keys() - Parameters.model_fields.keys() - OF_CATALOG:
-        if near := get_close_matches(name, [*Parameters.model_fields, *OF_CATALOG], 1):
-            raise InputError(f"parameters: {name} is unknown: did you mean {near[0]}?")
+        if meant := did_you_mean(name, [*Parameters.model_fields, *OF_CATALOG]):
+            raise InputError(f"parameters: {name} is unknown: {meant}".rstrip())
     try:
         checked = Parameters.model_validate(parameters)
     except ValidationError as error:
@@ -257,8 +256,7 @@ def _sentence(error: ErrorDetails) -> str:
         return str(error["ctx"]["error"])
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden" and (known := _fields_of(error["loc"][:-1])):
-        near = get_close_matches(str(error["loc"][-1]), known, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = did_you_mean(str(error["loc"][-1]), known)
         return f"parameters: {name} is unknown: {meant}There are {', '.join(known)}"
     return f"parameters: {name}: {error['msg']} (given {error['input']!r})"
 

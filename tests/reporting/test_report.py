@@ -127,7 +127,9 @@ def given(parameters):
     return {name: plain[name] for name in GROUPS}
 
 
-def render(given, tables=None, base=None, data="films", model="an/lm"):
+def render(
+    given, tables=None, base=None, data="films", model="an/lm", limits=(0.5, 0.05)
+):
     return report.render_run(
         tables or make_tables(),
         FIGURES,
@@ -135,6 +137,8 @@ def render(given, tables=None, base=None, data="films", model="an/lm"):
         given if base is None else base,
         data,
         {"policy": model, "encoder": ""},
+        (0.36, 0.1658),
+        limits,
         1234,
         56,
     )
@@ -201,7 +205,6 @@ def test_numbers_are_those_of_the_tables(given):
         "4 to choose from, the pool (train split, 3 users); "
         "1 to evaluate on (test split, 1 users)",
     ] in rows
-    # the squares of the mean rewards add up to 0.36, they themselves to 1
     assert [
         "learnability",
         "highest at a mean reward (mu) of 0.36, which follows from the rewards; width "
@@ -313,16 +316,8 @@ def test_without_strategies_to_compare_there_is_no_figure_of_them(given):
         ("score", {"value": {"alpha": 0.5}}, None),
         (
             "select",
-            {"prune": {"too_easy": {"quantile": 1}, "too_hard": 0.05, "min_spread": 0}},
-            [
-                "pruning",
-                "too easy above 0.5, too hard below 0.05, equal rewards",
-            ],
-        ),
-        (
-            "select",
-            {"prune": {"too_easy": None, "too_hard": None, "min_spread": None}},
-            ["pruning", "none"],
+            {"prune": {"min_spread": 0}},
+            ["pruning", "too easy above 0.5, too hard below 0.05, equal rewards"],
         ),
         (
             "ranking",
@@ -335,3 +330,9 @@ def test_what_was_run_is_told_in_words(given, group, change, row):
     changed = {**given, group: {**given[group], **change}}
     rows = parsed(render(changed)).rows
     assert (row or ["value", "0.5 x learnability + representativeness"]) in rows
+
+
+def test_without_limits_nothing_is_pruned(given):
+    select = {**given["select"], "prune": {"min_spread": None}}
+    rows = parsed(render({**given, "select": select}, limits=(None, None))).rows
+    assert ["pruning", "none"] in rows

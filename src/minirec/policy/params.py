@@ -2,14 +2,13 @@
 
 import re
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from kedro.utils import find_kedro_project
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
 from minirec.functions import function_at
 
 # the sections of a prompt template, and what stands for something in each
@@ -420,10 +419,9 @@ class GRPOParams(BaseModel):
 
             known = {field.name for field in fields(GRPOConfig)}
             for name in others.keys() - known:
-                near = get_close_matches(name, known, 1)
-                meant = f": did you mean {near[0]}?" if near else ""
                 raise InputError(
-                    f"grpo.{name} is no setting of TRL's GRPOConfig{meant}"
+                    f"grpo.{name} is no setting of TRL's GRPOConfig: "
+                    f"{did_you_mean(name, known)}Its documentation lists them"
                 )
         return self
 

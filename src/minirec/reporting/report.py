@@ -52,8 +52,6 @@ from minirec.reporting.page import (
 from minirec.reporting.picks import DIRECTIONS, TITLES
 from minirec.reporting.summary import METHODS, first_metrics, pruning_rows
 from minirec.reporting.trace import MOST
-from minirec.selection import pruning
-from minirec.selection.learnability import mu_and_sigma
 from minirec.types import Model
 
 # the tables that the page is made of, and the figures, by their names in the catalog
@@ -98,6 +96,8 @@ def render_run(
     base: Mapping[str, Any],
     data: str,
     models: Mapping[str, str],
+    mu_and_sigma: tuple[float, float],
+    limits: tuple[float | None, float | None],
     interactions: int,
     users: int,
 ) -> str:
@@ -118,6 +118,10 @@ def render_run(
         What the source of the histories is called.
     models
         What `model_name` says of ``policy`` and ``encoder``.
+    mu_and_sigma
+        Of learnability, as mean rewards.
+    limits
+        What `minirec.selection.pruning.limits` says of the pool.
     interactions, users
         How many there are after cleaning.
 
@@ -127,13 +131,12 @@ def render_run(
         HTML with plotly's own code in it, some 5 MB, that loads nothing.
     """
     select = parameters["select"]
-    mu, sigma = _mu_and_sigma(tables, parameters)
-    easy, hard = _limits(tables, parameters)
+    easy, hard = limits
     run = [
         ("data", f"{data}: {interactions:,} interactions of {users:,} users with "
          f"{len(tables['items']):,} items"),
         ("prompts", _prompts(tables["prompts"])),
-        *_settings(parameters, models, mu, sigma, easy, hard),
+        *_settings(parameters, models, *mu_and_sigma, easy, hard),
         ("evaluation", _evaluation(tables["metrics"], parameters)),
         ("seed", str(parameters["seed"])),
     ]  # fmt: skip
@@ -585,25 +588,6 @@ def _judged(
     own = comparisons[comparisons[METRIC] == metric]
     own = own.assign(verdict=verdicts(own, confidence))
     return own.sort_values("difference", ascending=False).to_dict("records")
-
-
-def _mu_and_sigma(
-    tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]
-) -> tuple[float, float]:
-    learnability = parameters["score"]["learnability"]
-    rewards = tables["candidates"][MEAN_REWARD]
-    return mu_and_sigma(rewards, learnability["mu"], learnability["sigma"])
-
-
-def _limits(
-    tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]
-) -> tuple[float | None, float | None]:
-    prune = parameters["select"]["prune"]
-    easy, hard = (
-        pruning.Quantile(**limit) if isinstance(limit, dict) else limit
-        for limit in (prune["too_easy"], prune["too_hard"])
-    )
-    return pruning.limits(tables["candidates"][MEAN_REWARD], easy, hard)
 
 
 def _leaves(group: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,12 +6,11 @@ such as ``select.size``, with other values than the run has.
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
 from minirec.pipelines.score.params import ScoreParams
 from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainParams
@@ -132,14 +131,10 @@ class ExperimentParams(Params):
         known = [name for name, given in self.arms.items() if given is not None]
         for name in self.only or ():
             if name not in (*known, BEFORE):
-                near = get_close_matches(name, known, 1)
                 raise InputError(
                     f"experiment.only names {name}, which is no arm: "
-                    + (
-                        f"did you mean {near[0]}?"
-                        if near
-                        else "experiment.arms names " + ", ".join(known)
-                    )
+                    f"{did_you_mean(name, known)}experiment.arms names "
+                    + ", ".join(known)
                 )
         if not self.names:
             raise InputError(

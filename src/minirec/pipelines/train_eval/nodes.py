@@ -17,6 +17,7 @@ from minirec.columns import (
     HISTORY_ITEM_ID,
     ITEM_ID,
     ITEM_KNN,
+    MEAN_REWARD,
     METHOD,
     N_TOKENS,
     NEAREST,
@@ -64,6 +65,8 @@ from minirec.ranking.evaluation import (
 )
 from minirec.ranking.grounding import popularity_prior, target_rank, top_items
 from minirec.reporting import report
+from minirec.selection import pruning
+from minirec.selection.learnability import mu_and_sigma
 from minirec.training.sasrec import SasrecParams
 from minirec.types import Adapter, Matrix, Model
 
@@ -412,13 +415,15 @@ def report_run(
         "select": select,
         "train_eval": train_eval,
     }
-    n_tables = len(report.TABLES)
+    tables: dict[str, pd.DataFrame] = dict(zip(report.TABLES, found, strict=False))
+    rewards = tables["candidates"][MEAN_REWARD]
+    prune, learnability = select.prune, score.learnability
     sizes = interactions.aggregate(
         rows=interactions.count(), users=interactions[USER_ID].nunique()
     ).execute()
     return report.render_run(
-        dict(zip(report.TABLES, found[:n_tables], strict=True)),
-        dict(zip(report.FIGURES, found[n_tables:], strict=True)),
+        tables,
+        dict(zip(report.FIGURES, found[len(tables) :], strict=True)),
         {"seed": seed}
         | {name: group.model_dump(mode="json") for name, group in groups.items()},
         base_parameters,
@@ -427,6 +432,8 @@ def report_run(
             "policy": report.model_name(policy_model),
             "encoder": report.model_name(encoder_model),
         },
+        mu_and_sigma(rewards, learnability.mu, learnability.sigma),
+        pruning.limits(rewards, prune.too_easy, prune.too_hard),
         int(sizes["rows"].iloc[0]),
         int(sizes["users"].iloc[0]),
     )
