@@ -49,6 +49,12 @@ ARM = "arm"
 SEED = "seed"
 TOP_ITEM_ID = "top_item_id"
 
+# values of `part`, what an arm of an experiment has to pay for, each made from those
+# before
+PROXY, REWARDS, GRADIENTS, EMBEDDINGS = "proxy", "rewards", "gradients", "embeddings"
+SELECTION, TRAINING = "selection", "training"
+PARTS = (PROXY, REWARDS, GRADIENTS, EMBEDDINGS, SELECTION, TRAINING)
+
 # of a prompt, its place in the pool's draw
 DRAW = "draw"
 

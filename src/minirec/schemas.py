@@ -10,6 +10,8 @@ import pandera.pandas as pa
 from pandera.api.ibis.types import IbisData
 from pandera.typing.pandas import Series
 
+from minirec.columns import PARTS
+
 
 class Interactions(pai.DataFrameModel):
     """Who chose what and when, after cleaning; a user has an item at most once.
@@ -292,7 +294,9 @@ class Consumed(pa.DataFrameModel):
     position: Series[int] = pa.Field(
         unique=True, ge=0, description="in the order of training, from 0"
     )
-    step: Series[int] = pa.Field(ge=0, description="the generation it belonged to")
+    step: Series[int] = pa.Field(
+        ge=0, description="the generation it belonged to, from 0"
+    )
     sample_id: Series[int] = pa.Field(description="as in `samples`")
     stage: Series[int] = pa.Field(ge=0, description="of the curriculum")
     padding: Series[bool] = pa.Field(description="repeated to fill the last step")
@@ -320,7 +324,7 @@ class Metrics(pa.DataFrameModel):
     """
 
     method: Series[str] = pa.Field(description="as in `rankings`")
-    metric: Series[str] = pa.Field(description="`minirec.ranking.metrics`")
+    metric: Series[str] = pa.Field(description="by its name, such as ndcg@10")
     mean: Series[float] = pa.Field(ge=0, description="over the samples")
     low: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
     high: Series[float] = pa.Field(ge=0, nullable=True, description="null for coverage")
@@ -469,16 +473,7 @@ class ExperimentCosts(pa.DataFrameModel):
 
     arm: Series[str]
     seed: Series[int] = pa.Field(ge=0)
-    part: Series[str] = pa.Field(
-        isin=[
-            "proxy",
-            "rewards",
-            "gradients",
-            "embeddings",
-            "selection",
-            "training",
-        ]
-    )
+    part: Series[str] = pa.Field(isin=list(PARTS))
     seconds: Series[float] = pa.Field(ge=0)
     tokens_generated: Series[int] = pa.Field(ge=0)
     tokens_trained: Series[int] = pa.Field(ge=0)
@@ -495,7 +490,7 @@ class ExperimentMetrics(pa.DataFrameModel):
     """Mean over seeds and test samples, with its interval over users and seeds."""
 
     arm: Series[str]
-    metric: Series[str] = pa.Field(description="`minirec.ranking.metrics`")
+    metric: Series[str] = pa.Field(description="by its name, such as ndcg@10")
     mean: Series[float] = pa.Field(ge=0)
     low: Series[float] = pa.Field(ge=0)
     high: Series[float] = pa.Field(ge=0)
@@ -590,7 +585,7 @@ class ForVerl(pa.DataFrameModel):
         description="style `rule`, and the target's title as ground_truth"
     )
     extra_info: Series[object] = pa.Field(
-        description="index (the position), split, and `ForTRL` from n_tokens on"
+        description="index (the position), split, and `trl_dataset` from n_tokens on"
     )
 
 
@@ -604,4 +599,4 @@ class ForOpenRLHF(pa.DataFrameModel):
     stage: Series[int] = pa.Field(ge=0)
     mean_reward: Series[float] = pa.Field(description="of the proxy; higher is easier")
     datasource: Series[str] = pa.Field(eq="minirec")
-    label: Series[str] = pa.Field(description="JSON of `ForTRL` from position on")
+    label: Series[str] = pa.Field(description="JSON of `trl_dataset` from position on")

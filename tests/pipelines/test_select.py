@@ -382,5 +382,9 @@ def test_the_figure_draws_a_quantile_where_it_lies(scores):
     prune = PruneParams(too_easy=None, too_hard={"quantile": 0.5}, min_spread=None)
     candidates = nodes.prune_by_reward(scores, prune)
     selection = candidates.head(1).assign(position=0)
-    (line,) = nodes.plot_rewards(candidates, selection, prune).layout.shapes
-    assert line.x0 == scores["mean_reward"].median()
+    learnability = LearnabilityParams(mu=0.25, sigma=None)
+    figure = nodes.plot_rewards(candidates, selection, prune, learnability)
+    assert [line.x0 for line in figure.layout.shapes] == [
+        scores["mean_reward"].median(),
+        0.25,
+    ]

@@ -124,7 +124,11 @@ def test_without_the_whole_pool_there_is_no_share_of_it(metrics, comparisons, ru
 def test_arms_stand_beside_the_whole_pool_or_else_the_policy_before(
     metrics, runs, comparisons
 ):
-    seeds, means = experiment.plot_arms(metrics, runs, comparisons).data
+    seeds, means, *legend = experiment.plot_arms(metrics, runs, comparisons).data
+    assert [trace.name for trace in legend] == [
+        "MiniRec and its parts",
+        "other ways to choose",
+    ]
     assert list(means.y) == ["<b>", "before", "random", means.y[3]]
     assert list(means.x) == pytest.approx([-0.015, -0.005, -0.003, 0.005])
     assert set(seeds.y) == set(means.y)
@@ -136,7 +140,8 @@ def test_arms_stand_beside_the_whole_pool_or_else_the_policy_before(
 
 
 def test_names_of_near_points_are_written_on_different_sides_or_not_at_all():
-    x, y = pd.Series([1.0] * 9 + [9.0]), pd.Series([5.0] * 9 + [6.0])
+    x, means = pd.Series([1.0] * 9 + [9.0]), pd.Series([5.0] * 9 + [6.0])
+    y = pd.DataFrame({"mean": means, "low": means, "high": means})
     others = [f"longest-history-{n}" for n in range(8)]
     names = pd.Series([*others, "minirec", "minirec-as-published"])
     texts, sides = experiment._names(x, y, names)

@@ -86,11 +86,10 @@ def test_training_is_drawn_step_by_step_with_its_stages(training_log):
         }
     )
     figure = plot_training(training_log, consumed)
-    rewards, means = figure.data[:2]
-    assert list(rewards.y) == list(means.y) == [0.1, 0.3, 0.2, 0.4]
+    assert list(figure.data[0].y) == [0.1, 0.3, 0.2, 0.4]
     titles = [note.text for note in figure.layout.annotations]
     assert titles[:2] == ["reward", "spread of rewards"]
-    assert len(figure.data) == 2 * len(titles)
+    assert len(figure.data) == len(titles)  # of so few steps no running mean
     # the second stage, in every panel: from the middle of step 2 to that of step 4
     assert {(band.x0, band.x1) for band in figure.layout.shapes} == {(2.0, 4.0)}
     assert len(figure.layout.shapes) == len(titles)
@@ -100,6 +99,16 @@ def test_training_is_drawn_step_by_step_with_its_stages(training_log):
 
 def test_training_without_stages_has_no_bands(training_log):
     assert not plot_training(training_log).layout.shapes
+
+
+def test_of_many_steps_the_running_mean_is_drawn(training_log):
+    many = pd.concat([training_log] * 4, ignore_index=True)
+    many["step"] = range(1, 17)
+    rewards, means = plot_training(many).data[:2]
+    assert list(rewards.y) == [0.1, 0.3, 0.2, 0.4] * 4
+    # an eighth of 16: each with the one before it
+    assert list(means.y[:4]) == pytest.approx([0.1, 0.2, 0.25, 0.3])
+    assert means.name == "mean of 2 steps around"
 
 
 @pytest.fixture
@@ -183,8 +192,8 @@ def test_picks_lie_at_their_scores_with_the_first_on_top(candidates, selection):
     picks = drawn["selected (2)"]
     assert list(picks.x) == [0.8, 0.5]
     assert list(picks.y) == [0.3, 1.0]
-    assert list(picks.marker.color) == [1, 0]
-    assert list(picks.text) == ["1", "0"]
+    assert list(picks.marker.color) == [2, 1]
+    assert list(picks.text) == ["2", "1"]
     assert list(drawn["pruned: too easy (1)"].x) == [0.1]
     # all of the kept are picks, and drawn once
     assert list(drawn) == [
@@ -197,7 +206,7 @@ def test_picks_lie_at_their_scores_with_the_first_on_top(candidates, selection):
 def test_ten_picks_wear_their_number():
     (others, picks) = plot_selection(*pool(n=20, k=12)).data
     assert list(others.x) == list(np.linspace(0, 1, 20)[:8])
-    assert list(picks.text) == ["", "", *"9876543210"]
+    assert list(picks.text) == ["", "", "10", *"987654321"]
 
 
 @pytest.fixture
@@ -226,7 +235,7 @@ def test_the_plane_holds_rows_at_unit_length(candidates, selection, embeddings):
     assert at[3] @ at[5] == pytest.approx(0)
     picks = drawn["selected (2)"]
     assert [sample for sample, *_ in picks.customdata] == [3, 5]
-    assert list(picks.text) == ["1", "0"]
+    assert list(picks.text) == ["2", "1"]
     assert "(50.0% of the variance)" in figure.layout.xaxis.title.text
     assert "(50.0% of the variance)" in figure.layout.yaxis.title.text
 
@@ -306,21 +315,25 @@ def curriculum() -> pd.DataFrame:
 def test_the_curriculum_is_drawn_in_order_with_its_running_mean(curriculum):
     samples, mean = plot_curriculum(curriculum).data
 
-    assert list(samples.x) == list(mean.x) == list(range(16))
+    assert list(samples.x) == list(mean.x) == list(range(1, 17))
     assert list(samples.y) == [0.5] * 8 + [0] * 8
-    assert [list(known) for known in samples.customdata[7:9]] == [[107, 0], [108, 1]]
+    assert [list(known) for known in samples.customdata[7:9]] == [[107, 1], [108, 2]]
     # an eighth of 16: each with the one before it
     assert list(mean.y) == [0.5] * 8 + [0.25] + [0] * 7
     assert mean.name == "mean of 2 samples around"
 
 
+def test_of_few_samples_there_is_no_running_mean(curriculum):
+    assert len(plot_curriculum(curriculum.head(15)).data) == 1
+
+
 def test_stages_are_told_apart_by_bands(curriculum):
     layout = plot_curriculum(curriculum).layout
 
-    assert [(band.x0, band.x1) for band in layout.shapes] == [(7.5, 15.5)]
+    assert [(band.x0, band.x1) for band in layout.shapes] == [(8.5, 16.5)]
     assert [(note.text, note.x) for note in layout.annotations] == [
-        ("stage 0", 3.5),
-        ("1", 11.5),
+        ("stage 1", 4.5),
+        ("2", 12.5),
     ]
 
 
@@ -328,7 +341,7 @@ def test_of_many_stages_some_are_named(curriculum):
     layout = plot_curriculum(curriculum.assign(stage=curriculum["position"])).layout
 
     names = [note.text for note in layout.annotations]
-    assert names == ["stage 0", "2", "4", "6", "8", "10", "12", "14"]
+    assert names == ["stage 1", "3", "5", "7", "9", "11", "13", "15"]
     assert len(layout.shapes) == 8
 
 

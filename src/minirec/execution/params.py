@@ -10,7 +10,7 @@ from minirec.policy.params import Params
 
 
 class ExecutionParams(Params):
-    """Where batches are worked on, and training; none of it changes what comes out."""
+    """Where batches are worked on, and training; it changes nothing but rounding."""
 
     engine: Literal["local", "ray"]
     """``local`` is this process; ``ray`` shares batches out among processes of Ray."""

@@ -45,7 +45,8 @@ class PromptParams(Params):
     """
 
     template: ClassVar[str]
-    """Path of the file that holds the four texts below, from the project's folder."""
+    """Path of the file that holds the four texts below, from the project's folder: they
+    are sections of it, and no parameters of their own."""
     system: str = ""
     """Section [system] of that file: the instruction."""
     user: str

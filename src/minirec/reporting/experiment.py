@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from rich import box
 from rich.table import Table
 
+from minirec.columns import PARTS
 from minirec.reporting.figures import GREY, LAYOUT, ORANGE, PURPLE, SKY, VERMILION
 from minirec.reporting.page import (
     NO_BREAK,
@@ -28,6 +29,7 @@ TITLE = "NDCG@10"
 # what each arm is measured against, where they are there
 BEFORE, FULL, RANDOM = "before", "full", "random"
 COSTS = ["seconds", "tokens_generated", "tokens_trained", "tokens_read", "flops"]
+COLOURS = {ORANGE: "MiniRec and its parts", SKY: "other ways to choose"}
 UNITS = {"flops": "FLOPs of the models", "seconds": "seconds"}
 # of 80 columns, what the numbers leave to a name; a longer one goes on below
 _NAME_WIDTH = 18
@@ -119,9 +121,9 @@ def summary_table(
 def plot_arms(
     metrics: pd.DataFrame, runs: pd.DataFrame, comparisons: pd.DataFrame
 ) -> go.Figure:
-    """Draw by how much each arm's NDCG@10 differs from that of the arm `FULL`.
+    """Draw by how much each arm's NDCG@10 differs from that of the arm `full`.
 
-    Without it from `BEFORE`. Intervals are those of differences, which say more than
+    Without it from `before`. Intervals are those of differences, which say more than
     those of the arms: all arms of a seed find the same users easy.
 
     Parameters
@@ -157,6 +159,7 @@ def plot_arms(
         name="mean, with its interval over users and seeds",
         hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )
+    _name_colours(figure, own)
     mean = shown.loc[shown["arm"] == base, "mean"].iloc[0]
     return figure.update_layout(
         LAYOUT,
@@ -218,7 +221,9 @@ def _plot_against(
     shown = table[table["samples"] > 0].sort_values(column)
     wide = bool(len(shown)) and 0 < shown[column].min() * 5 < shown[column].max()
     texts, sides = _names(
-        np.log(shown[column]) if wide else shown[column], shown["mean"], shown["arm"]
+        np.log(shown[column]) if wide else shown[column],
+        shown[["mean", "low", "high"]],
+        shown["arm"],
     )
     figure = go.Figure()
     figure.add_scatter(
@@ -236,6 +241,7 @@ def _plot_against(
         "<extra></extra>",
         showlegend=False,
     )
+    _name_colours(figure, shown)
     for row in table[table["arm"] == BEFORE].to_dict("records"):
         figure.add_hline(
             y=row["mean"],
@@ -249,7 +255,8 @@ def _plot_against(
         | {
             "title": {"text": x},
             "type": "log" if wide else "linear",
-        },
+        }
+        | (_ticks(shown[column]) if wide else {}),
         yaxis=AXIS | {"title": {"text": f"{TITLE} (higher is better)"}},
     )
 
@@ -380,7 +387,7 @@ def _arms_section(
 
 def _costs(shown: pd.DataFrame, costs: pd.DataFrame) -> str:
     n_seeds = costs.groupby("arm")["seed"].nunique()
-    parts = list(dict.fromkeys(costs["part"]))
+    parts = [part for part in PARTS if part in set(costs["part"])]
     seconds = costs.pivot_table(
         index="arm", columns="part", values="seconds", aggfunc="sum"
     ).div(n_seeds, axis=0)
@@ -466,16 +473,58 @@ def _colours(shown: pd.DataFrame) -> list[str]:
     ]
 
 
-def _names(x: pd.Series, y: pd.Series, names: pd.Series) -> tuple[list[str], list[str]]:
+def _name_colours(figure: go.Figure, shown: pd.DataFrame) -> None:
+    """Say in the legend what the colours of `_colours` are, of those that are there."""
+    there = set(_colours(shown))
+    for colour, name in COLOURS.items():
+        if colour in there:
+            figure.add_scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                marker={"color": colour, "size": 9},
+                name=name,
+            )
+
+
+def _ticks(values: pd.Series) -> dict[str, Any]:
+    """Return the ticks of a logarithmic axis: 1, 2 and 5 times powers of ten."""
+    first, last = np.floor(np.log10([values.min(), values.max()])).astype(int)
+    ticks = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
+    return {"tickvals": ticks, "ticktext": [_with_unit(tick) for tick in ticks]}
+
+
+def _with_unit(value: float) -> str:
+    """Write a round number shortly.
+
+    Examples
+    --------
+    >>> _with_unit(0.002), _with_unit(500.0), _with_unit(2e4), _with_unit(5e11)
+    ('0.002', '500', '20k', '500G')
+    """
+    power = max(0, int(np.floor(np.log10(value) / 3 + 1e-9)))
+    return f"{value / 1000.0**power:g}{['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"
+
+
+def _names(
+    x: pd.Series, y: pd.DataFrame, names: pd.Series
+) -> tuple[list[str], list[str]]:
     """Say which points have their name beside them, and on which side.
 
     MiniRec and what it is measured against come first, then the others. Each takes the
     side on which its box covers least of those before and of all points, and goes
-    without a name where there is no room: hovering tells it. Sizes are
-    those of a figure of usual width.
+    without a name where there is no room: hovering tells it. Sizes are those of a
+    figure of usual width, and ``y`` holds what its axis spans: ``mean``, ``low`` and
+    ``high``.
     """
     wide, high = 0.009, 0.06  # a letter, and a line, as shares of the axes
-    places = np.stack([_share(x), _share(y)], axis=1)
+    places = np.stack(
+        [
+            _share(x, x.min(), x.max()),
+            _share(y["mean"], y["low"].min(), y["high"].max()),
+        ],
+        axis=1,
+    )
     taken = np.unique(np.hstack([places - 0.01, places + 0.01]), axis=0)
     texts, sides = [""] * len(names), ["top right"] * len(names)
     own = names.reset_index(drop=True)
@@ -494,10 +543,9 @@ def _names(x: pd.Series, y: pd.Series, names: pd.Series) -> tuple[list[str], lis
     return texts, sides
 
 
-def _share(values: pd.Series) -> np.ndarray:
-    """Return where values lie between the least and the largest, from 0 to 1."""
-    found = values.to_numpy(dtype=float)
-    return (found - found.min()) / (np.ptp(found) or 1.0)
+def _share(values: pd.Series, least: float, most: float) -> np.ndarray:
+    """Return where values lie between two others, from 0 to 1."""
+    return (values.to_numpy(dtype=float) - least) / ((most - least) or 1.0)
 
 
 def _covered(box: np.ndarray, others: np.ndarray) -> float:
@@ -505,4 +553,4 @@ def _covered(box: np.ndarray, others: np.ndarray) -> float:
     low = np.maximum(box[:2], others[:, :2])
     sides = np.clip(np.minimum(box[2:], others[:, 2:]) - low, 0, None)
     outside = np.clip(-box[:2], 0, None).sum() + np.clip(box[2:] - 1.05, 0, None).sum()
-    return float(sides.prod(axis=1).sum() + 0.01 * outside)
+    return float(sides.prod(axis=1).sum() + 0.1 * outside)

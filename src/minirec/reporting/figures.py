@@ -1,5 +1,7 @@
 """Figures of the tables, in plotly; kedro-viz and the notebook show them.
 
+Picks, places and stages, which tables count from 0, are counted from 1 here.
+
 The colours are those of Okabe and Ito (2008), which people with any of the common
 forms of colour blindness can tell apart, and a grey for their black: kedro-viz draws
 on white or on black. Its preview is 400 pixels wide, without a legend: a title of one
@@ -121,6 +123,7 @@ def plot_rewards(
     selection: pd.DataFrame,
     too_easy: float | None = None,
     too_hard: float | None = None,
+    mu: float | None = None,
 ) -> go.Figure:
     """Draw how many samples earned which mean reward, by the reason they stay or go.
 
@@ -133,6 +136,8 @@ def plot_rewards(
     too_easy, too_hard
         The mean rewards above and below which samples were pruned, as lines; None: no
         such limit.
+    mu
+        The mean reward at which learnability is highest, as a line; None: not drawn.
     """
     figure = go.Figure()
     edges = _round_edges(candidates["mean_reward"].to_numpy())
@@ -164,8 +169,8 @@ def plot_rewards(
             "line": {"color": VERMILION, "width": 1},
         },
         name=f"selected ({len(picks):,})",
-        customdata=picks[["sample_id", "position"]],
-        hovertemplate="sample %{customdata[0]}, choice %{customdata[1]}<br>"
+        customdata=picks[["sample_id"]].assign(pick=picks["position"] + 1),
+        hovertemplate="sample %{customdata[0]}, pick %{customdata[1]}<br>"
         "mean reward %{x:.4f}<extra>selected</extra>",
     )
     for limit, words, anchor in (
@@ -179,6 +184,12 @@ def plot_rewards(
                 annotation=LABEL
                 | {"text": f"{words} ({limit:.3g})", "xanchor": anchor},
             )
+    if mu is not None:
+        figure.add_vline(
+            mu,
+            line={"color": ORANGE, "width": 2, "dash": "dot"},
+            annotation=LABEL | {"text": f"mu ({mu:.3g})", "xanchor": "center"},
+        )
     return figure.update_layout(
         LAYOUT,
         barmode="stack",
@@ -279,7 +290,8 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
     """Draw what the proxy earned on the samples, in the order of training.
 
     A band in the background is a stage. The line is the mean over the samples around
-    each, an eighth of all of them, or fewer at either end.
+    each, an eighth of all of them, or fewer at either end; of fewer than 16 samples
+    there is none.
 
     Parameters
     ----------
@@ -287,28 +299,30 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         A table of `minirec.schemas.Curriculum`.
     """
     rows = curriculum.sort_values("position")
-    window = max(1, len(rows) // 8)
-    means = rows["mean_reward"].rolling(window, center=True, min_periods=1).mean()
+    rows = rows.assign(place=rows["position"] + 1, stage=rows["stage"] + 1)
+    window = len(rows) // 8
     figure = go.Figure()
     figure.add_scatter(
-        x=rows["position"],
+        x=rows["place"],
         y=rows["mean_reward"],
         mode="markers",
         marker={"color": SKY, "size": 0.7 * _size_of_markers(len(rows))},
         name=f"samples ({len(rows):,})",
         customdata=rows[["sample_id", "stage"]],
         hovertemplate="sample %{customdata[0]}, stage %{customdata[1]}<br>"
-        "position %{x}<br>mean reward %{y:.4f}<extra></extra>",
+        "place %{x}<br>mean reward %{y:.4f}<extra></extra>",
     )
-    figure.add_scatter(
-        x=rows["position"],
-        y=means,
-        mode="lines",
-        line={"color": VERMILION, "width": 3},
-        name=f"mean of {window:,} samples around",
-        hovertemplate="position %{x}<br>mean %{y:.4f}<extra></extra>",
-    )
-    stages = rows.groupby("stage")["position"].agg(["min", "max"]).reset_index()
+    if window > 1:
+        means = rows["mean_reward"].rolling(window, center=True, min_periods=1).mean()
+        figure.add_scatter(
+            x=rows["place"],
+            y=means,
+            mode="lines",
+            line={"color": VERMILION, "width": 3},
+            name=f"mean of {window:,} samples around",
+            hovertemplate="place %{x}<br>mean %{y:.4f}<extra></extra>",
+        )
+    stages = rows.groupby("stage")["place"].agg(["min", "max"]).reset_index()
     labelled = stages[:: -(-len(stages) // LABELS)]
     # all at once: plotly copies those there are with each that is added
     bands = [
@@ -318,7 +332,7 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
     labels = [
         LABEL
         | {
-            "text": f"stage {stage}" if first == 0 else str(stage),
+            "text": f"stage {stage}" if first == 1 else str(stage),
             "x": (first + last) / 2,
         }
         for stage, first, last in labelled.itertuples(index=False)
@@ -328,7 +342,7 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         shapes=bands,
         annotations=labels,
         title={"text": "What the proxy earned, in the order of training"},
-        xaxis={"title": {"text": "position in training"}},
+        xaxis={"title": {"text": "place in training"}},
         yaxis={"title": {"text": "mean reward of a sample's rollouts"}},
     )
 
@@ -392,30 +406,30 @@ def _draw_others(
 
 
 def _draw_picks(figure: go.Figure, picks: pd.DataFrame, x: Any, y: Any) -> None:
-    position, size = picks["position"], _size_of_markers(len(picks))
+    pick, size = picks["position"] + 1, _size_of_markers(len(picks))
     figure.add_scatter(
         x=x,
         y=y,
         mode="markers+text",
         marker={
             "size": size,
-            "color": position,
+            "color": pick,
             "colorscale": [VERMILION, ORANGE, YELLOW],
             "line": {"color": GREY, "width": size / 10},
             "colorbar": {
-                "title": {"text": "order of choice", "side": "right"},
+                "title": {"text": "pick", "side": "right"},
                 "title_font": {"size": 12},
                 "tickfont": {"size": 11},
                 "thickness": 10,
                 "outlinewidth": 0,
             },
         },
-        text=position.astype(str).where(position < NUMBERED, ""),
+        text=pick.astype(str).where(pick <= NUMBERED, ""),
         textposition="middle right",
         textfont={"size": 12},
         name=f"selected ({len(picks):,})",
-        customdata=picks[[*KNOWN, "position"]],
-        hovertemplate=HOVER.replace("<br>", ", choice %{customdata[4]}<br>", 1)
+        customdata=picks[KNOWN].assign(pick=pick),
+        hovertemplate=HOVER.replace("<br>", ", pick %{customdata[4]}<br>", 1)
         + "<extra>selected</extra>",
     )
 
@@ -454,7 +468,8 @@ def plot_training(
     """Draw what training reported, step by step.
 
     The line of a panel is the mean over the steps around each, an eighth of all of
-    them, or fewer at either end. A band in the background is a stage.
+    them, or fewer at either end; of fewer than 16 steps there is none. A band in the
+    background is a stage.
 
     Parameters
     ----------
@@ -466,7 +481,7 @@ def plot_training(
     from plotly.subplots import make_subplots
 
     log = training_log.sort_values("step")
-    window = max(1, len(log) // 8)
+    window = len(log) // 8
     panels = list(CURVES)
     figure = make_subplots(
         rows=len(panels) // 2,
@@ -479,7 +494,6 @@ def plot_training(
     figure.update_annotations(font={"size": 12})
     for place, column in enumerate(panels):
         own = log[column]
-        means = own.rolling(window, center=True, min_periods=1).mean()
         where = {"row": place // 2 + 1, "col": place % 2 + 1}
         figure.add_scatter(
             x=log["step"],
@@ -491,16 +505,17 @@ def plot_training(
             hovertemplate="step %{x}<br>%{y:.4~g}<extra></extra>",
             **where,
         )
-        figure.add_scatter(
-            x=log["step"],
-            y=means,
-            mode="lines",
-            line={"color": VERMILION, "width": 2},
-            name=f"mean of {window:,} steps around",
-            showlegend=place == 0,
-            hovertemplate="step %{x}<br>mean %{y:.4~g}<extra></extra>",
-            **where,
-        )
+        if window > 1:
+            figure.add_scatter(
+                x=log["step"],
+                y=own.rolling(window, center=True, min_periods=1).mean(),
+                mode="lines",
+                line={"color": VERMILION, "width": 2},
+                name=f"mean of {window:,} steps around",
+                showlegend=place == 0,
+                hovertemplate="step %{x}<br>mean %{y:.4~g}<extra></extra>",
+                **where,
+            )
     stages = 0 if consumed is None else consumed["stage"].nunique()
     bands = [] if consumed is None else _spans(log["step"], consumed)
     shapes = [
@@ -515,11 +530,17 @@ def plot_training(
         "tickfont": {"size": 11},
     }
     figure.update_yaxes(**axis, nticks=5, rangemode="tozero")
-    figure.update_xaxes(**axis, nticks=6)
+    steps = int(log["step"].max())
+    figure.update_xaxes(
+        **axis,
+        range=[0.5, steps + 0.5],
+        # whole steps, and no more than six of them
+        **({"dtick": 1} if steps <= 6 else {"nticks": 6}),
+    )
     figure.update_xaxes(
         title={"text": "step of training", "font": {"size": 12}}, row=len(panels) // 2
     )
-    bands_are = f", {stages:,} stages" if stages > 1 else ""
+    bands_are = f", {stages:,} stages (bands)" if stages > 1 else ""
     return figure.update_layout(
         LAYOUT,
         shapes=shapes,

@@ -177,7 +177,8 @@ def difference(row: Mapping[Any, Any] | None) -> str:
     p = f"{row['p_holm']:.3f}" if row["p_holm"] >= 0.001 else f"&lt;{NO_BREAK}0.001"
     return (
         f'<span class="{row["verdict"]}">{row["difference"]:+z.4f}</span> '
-        f"[{row['low']:+z.4f},{NO_BREAK}{row['high']:+z.4f}], p{NO_BREAK}{p}"
+        # an end that rounds to 0 keeps its sign: it says on which side of 0 it lies
+        f"[{row['low']:+.4f},{NO_BREAK}{row['high']:+.4f}], p{NO_BREAK}{p}"
     )
 
 

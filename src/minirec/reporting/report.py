@@ -380,7 +380,7 @@ def _how(strategy: str, aligned: bool) -> str:
         f"{REPRESENTATIVE if aligned else 'and <em>value</em> weighs it'}. "
         "<em>Distance</em> is that of its history from the nearest of those chosen "
         "before (1 - cosine, 0 to 2). Places, stages, picks and ranks count from 1 "
-        "here, in figures and tables from 0.</p>"
+        "here and in figures, in the tables of the catalog from 0.</p>"
     )
 
 

@@ -116,7 +116,8 @@ def comparison_table(comparisons: pd.DataFrame, metric: str) -> Table:
     for method, name in METHODS.items():
         if method in rows:
             row = rows[method]
-            ends = f"[{row.low:+z.3f}, {row.high:+z.3f}]"
+            # an end that rounds to 0 keeps its sign: it says on which side it lies
+            ends = f"[{row.low:+.3f}, {row.high:+.3f}]"
             table.add_row(name, f"{row.difference:+z.3f} {ends}", _p(row.p_holm))
     return table
 

@@ -19,18 +19,24 @@ import pandas as pd
 
 from minirec.columns import (
     DRAW,
+    EMBEDDINGS,
+    GRADIENTS,
     KEPT,
     LEARNABILITY,
     MEAN_REWARD,
     POSITION,
+    PROXY,
     REASON,
     REPRESENTATIVENESS,
+    REWARDS,
     SAMPLE_ID,
+    SELECTION,
     SPLIT,
     STAGE,
     STD_REWARD,
     TEST,
     TRAIN,
+    TRAINING,
     VALID,
     VALUE,
 )
@@ -50,10 +56,6 @@ from minirec.policy.params import PolicyParams, RankingParams
 from minirec.training.launched import train
 from minirec.training.order import check_pace
 from minirec.types import Matrix, Model
-
-# what an arm may have to pay for beside its own training, each made from those before
-PROXY, REWARDS, GRADIENTS, EMBEDDINGS = "proxy", "rewards", "gradients", "embeddings"
-SELECTION, TRAINING = "selection", "training"
 
 # columns of `scores` that come from rewards alone, and from gradients
 OF_REWARDS = [MEAN_REWARD, STD_REWARD, LEARNABILITY]

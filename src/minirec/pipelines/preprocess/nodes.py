@@ -41,10 +41,11 @@ from minirec.policy.params import PromptParams
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Prompts</title>
+<meta name="viewport" content="width=device-width">
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ margin: 2rem auto; max-width: 50rem; font: 1rem/1.5 system-ui, sans-serif; }}
-pre {{ font: 0.85rem/1.4 ui-monospace, monospace; }}
+body {{ margin: 2rem auto; padding: 0 1rem; max-width: 50rem; font: 1rem/1.5 system-ui, sans-serif; }}
+pre {{ font: 0.85rem/1.4 ui-monospace, monospace; overflow-x: auto; }}
 </style></head>
 <body><h1>Five prompts, from the shortest to the longest</h1>
 <section>{}</section></body></html>

@@ -230,11 +230,16 @@ def _choose(
 
 
 def plot_rewards(
-    candidates: pd.DataFrame, selection: pd.DataFrame, prune: PruneParams
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    prune: PruneParams,
+    learnability: LearnabilityParams,
 ) -> go.Figure:
-    """Draw the rewards of the pool with the limits at which it was pruned."""
-    easy, hard = pruning.limits(candidates[MEAN_REWARD], prune.too_easy, prune.too_hard)
-    return figures.plot_rewards(candidates, selection, easy, hard)
+    """Draw the rewards of the pool, the limits at which it was pruned, and mu."""
+    rewards = candidates[MEAN_REWARD]
+    easy, hard = pruning.limits(rewards, prune.too_easy, prune.too_hard)
+    mu, _ = mu_and_sigma(rewards, learnability.mu, learnability.sigma)
+    return figures.plot_rewards(candidates, selection, easy, hard, mu)
 
 
 def _samples_among(

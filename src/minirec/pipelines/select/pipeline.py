@@ -68,7 +68,10 @@ def create_pipeline(**_: Any) -> Pipeline:
             ),
             Node(
                 nodes.plot_rewards,
-                inputs=["candidates", "selection", "params:select.prune"],
+                inputs=[
+                    *("candidates", "selection"),
+                    *("params:select.prune", "params:score.learnability"),
+                ],
                 outputs="reward_figure",
                 name="plot_rewards",
             ),
