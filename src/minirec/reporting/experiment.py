@@ -156,7 +156,7 @@ def plot_arms(
         mode="markers",
         marker={"color": _colours(own), "size": 9},
         error_x=_error(own, "difference"),
-        name="mean, with its interval over users and seeds",
+        showlegend=False,
         hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
     )
     _name_colours(figure, own)
@@ -165,7 +165,7 @@ def plot_arms(
         LAYOUT,
         title={"text": f"What each arm was worth, beside {base} ({mean:.4f})"},
         xaxis=AXIS
-        | {"title": {"text": f"{TITLE} less that of {base} (right is better)"}},
+        | {"title": {"text": f"{TITLE} less that of {base}, with its interval"}},
         yaxis=AXIS
         | {
             "categoryorder": "array",
