@@ -100,6 +100,14 @@ def test_a_unit_of_what_is_no_number_is_refused(products):
             {"rating": {"from": "x", "unit": "ms"}},
             r"^columns\.rating\.unit: only `timestamp` has one",
         ),
+        (
+            {"rating": {"from": "x", "format": "%d"}},
+            r"^columns\.rating\.format: only `timestamp` has one",
+        ),
+        (
+            {"timestamp": {"from": "x", "unit": "s", "format": "%d"}},
+            r"^columns\.timestamp has a unit, .* and a format",
+        ),
     ],
 )
 def test_a_map_that_cannot_be_read_is_refused(given, sentence):

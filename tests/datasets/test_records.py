@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+from datetime import datetime
 
 import pandas as pd
 import pytest
@@ -497,3 +498,28 @@ def test_an_item_that_events_name_again_keeps_its_title(read):
     content = "user_id,item_id,title,timestamp\na,x,Up,1\nb,x,Up,2\n"
     rows, _ = read(content)
     assert rows["title"] == ["Up", "Up"]
+
+
+def test_times_are_read_by_the_format_that_is_named(read):
+    columns = {"timestamp": {"from": "sold", "format": "%d.%m.%Y %H:%M"}}
+    text = "sold\n24.03.2024 12:30\n2024-03-24\n01.02.2024 00:00\n"
+    rows, bad = read(text, columns=columns, on_bad_rows="drop")
+    assert rows == {"timestamp": [datetime(2024, 3, 24, 12, 30), datetime(2024, 2, 1)]}
+    said = "timestamp '2024-03-24' is not a date or time as %d.%m.%Y %H:%M"
+    assert bad == [[3, said, "2024-03-24"]]
+
+
+def test_a_form_of_times_that_nobody_knows_asks_for_its_format(read):
+    said = refused(read, "timestamp\n24.03.2024\n")
+    assert "line 2 (timestamp '24.03.2024' is not a number or an ISO date)" in said
+    assert (
+        "or by `format` of `timestamp` how its times are, such as `'%d.%m.%Y'`." in said
+    )
+
+
+def test_a_format_is_for_text_files(read):
+    columns = {"timestamp": {"from": "sold", "format": "%d.%m.%Y"}}
+    said = refused(read, b"", "table.parquet", columns=columns)
+    assert said.endswith(
+        "table.parquet is parquet: take it out, and write times as times."
+    )

@@ -20,6 +20,9 @@ class Column(BaseModel, extra="forbid", frozen=True):
     """What stands between the values of a list when they become one text."""
     unit: Literal["s", "ms", "us", "ns"] | None = None
     """Of a timestamp that is a number; None: seconds, or a date and time."""
+    format: str | None = None
+    """Of a timestamp that a text file does not write as ISO 8601 does, in the words of
+    ``strptime``, such as ``%d.%m.%Y``."""
 
 
 def column_map(given: dict[str, Any]) -> dict[str, Column]:
@@ -35,7 +38,7 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
     ------
     DatasetError
         If a field is unknown or mistyped, or another column than ``timestamp`` has a
-        unit.
+        unit or a format, or this one both.
     """
     found = {}
     for name, value in given.items():
@@ -47,11 +50,17 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
             field = ".".join(map(str, ["columns", name, *first["loc"]]))
             raise DatasetError(
                 f"{field}: {first['msg']} (given {first['input']!r}): write the "
-                "source's name of the column, or `from`, `join` and `unit`"
+                "source's name of the column, or `from`, `join`, `unit` and `format`"
             ) from None
-        if found[name].unit and name != TIMESTAMP:
+        for field in ("unit", "format"):
+            if getattr(found[name], field) and name != TIMESTAMP:
+                raise DatasetError(
+                    f"columns.{name}.{field}: only `{TIMESTAMP}` has one: take it out"
+                )
+        if found[name].unit and found[name].format:
             raise DatasetError(
-                f"columns.{name}.unit: only `{TIMESTAMP}` has one: take it out"
+                f"columns.{name} has a unit, as a number does, and a format, as a text "
+                "does: take one out"
             )
     return found
 

@@ -18,6 +18,7 @@ from statistics import mode
 from typing import Any, NamedTuple
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
@@ -51,6 +52,12 @@ _LONGEST = 16 * 2**20
 # How many rows tell the form of the rest.
 _PROBE = 1000
 
+# What a timestamp has to be that says neither `unit` nor `format`.
+NUMBER_OR_DATE = "a number or an ISO date"
+
+# What programs write in the place of an id that is not there, in small letters.
+_NONE = ("nan", "null", "none", "n/a", "<na>")
+
 # Beside our columns in what is written: why a row is bad, and its text if it is.
 _REASON, _TEXT = "__reason", "__text"
 
@@ -81,6 +88,11 @@ def from_json(text: str, structure: str) -> list[str]:  # type: ignore[empty-bod
     """Read a list of texts out of JSON."""
 
 
+@ibis.udf.scalar.builtin
+def try_strptime(text: str, form: str) -> dt.timestamp:
+    """Read a date or time that is written in a form; null if it is not."""
+
+
 class Converted(NamedTuple):
     """What became of a text file."""
 
@@ -107,7 +119,7 @@ def to_parquet(
     All columns become text, but ``rating`` and ``timestamp`` numbers, and ``timestamp``
     times in UTC if most of its first values are dates or times. A row is bad if it has
     another number of fields or another encoding, if it is not JSON, if ``user_id``,
-    ``item_id`` or ``timestamp`` is empty, if a value is not of its type, if a time lies
+    ``item_id`` or ``timestamp`` is empty, if an id is a word such as ``nan``, if a value is not of its type, if a time lies
     in the future, or if its item has another title in an earlier row.
 
     Parameters
@@ -141,8 +153,10 @@ def to_parquet(
         texts_of = _csv if file_format == "csv" else _json_lines
         texts = texts_of(engine, path, columns, args)
         times = _holds_times(texts(ignore_errors=True), columns)
-        unit = columns[TIMESTAMP].unit if columns and TIMESTAMP in columns else None
-        engine.to_parquet(_typed(texts(store_rejects=True), times, unit), target)
+        written_as = (columns or {}).get(TIMESTAMP) or Column.model_validate(
+            {"from": TIMESTAMP}
+        )
+        engine.to_parquet(_typed(texts(store_rejects=True), times, written_as), target)
         rejected = _rejected(engine)
         _require_closed_quotes(path, rejected)
         _flag_other_titles(engine, target)
@@ -308,6 +322,8 @@ def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool:
     """Tell whether the timestamps are dates and times, and not numbers."""
     if TIMESTAMP not in texts.columns or (columns and columns[TIMESTAMP].unit):
         return False
+    if columns and columns[TIMESTAMP].format:
+        return True
     first = texts.filter(_[TIMESTAMP].notnull()).limit(_PROBE)[TIMESTAMP].as_table()
     found = first.aggregate(
         times=_[TIMESTAMP].try_cast("timestamp('UTC')").count(),
@@ -316,13 +332,21 @@ def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool:
     return bool(found.times[0] > found.numbers[0])
 
 
-def _typed(texts: ir.Table, times: bool, unit: str | None) -> ir.Table:
+def _typed(texts: ir.Table, times: bool, written_as: Column) -> ir.Table:
     """Give the columns their types, and each bad row a reason."""
     reasons = [(texts[_REASON].notnull(), texts[_REASON])]
     typed = {}
     for name in (USER_ID, ITEM_ID, TIMESTAMP):
         if name in texts.columns:
             reasons.append((is_void(texts[name]), ibis.literal(f"{name} is empty")))
+    for name in (USER_ID, ITEM_ID):
+        if name in texts.columns:
+            said = (
+                ibis.literal(f"{name} is '") + texts[name] + "', which stands for none"
+            )
+            # no `isin`, which DuckDB joins: rows would lose their order
+            small = texts[name].lower()
+            reasons += [(small == word, said) for word in _NONE]
     for name in (RATING, TIMESTAMP):
         if name not in texts.columns:
             continue
@@ -331,7 +355,13 @@ def _typed(texts: ir.Table, times: bool, unit: str | None) -> ir.Table:
         value = ibis.cases((~is_void(number), number))
         if name == TIMESTAMP and times:
             kind = "a date or time"
-            value = text.try_cast("timestamp('UTC')").cast("timestamp")
+            if form := written_as.format:
+                kind += f" as {form}"
+                value = try_strptime(text, form)
+            else:
+                value = text.try_cast("timestamp('UTC')").cast("timestamp")
+        elif name == TIMESTAMP and written_as.unit is None:
+            kind = NUMBER_OR_DATE
         said = ibis.literal(f"{name} '") + text.substr(0, 40) + f"' is not {kind}"
         reasons.append((~is_void(text) & value.isnull(), said))
         if name == TIMESTAMP:
@@ -339,8 +369,9 @@ def _typed(texts: ir.Table, times: bool, unit: str | None) -> ir.Table:
             if times:
                 latest = ibis.literal(_moment(tomorrow()))
             else:
-                latest = ibis.literal(tomorrow() * PER_SECOND[unit or "s"])
-                late += f": is its unit not {unit or 's'}?"
+                unit = written_as.unit or "s"
+                latest = ibis.literal(tomorrow() * PER_SECOND[unit])
+                late += f": is its unit not {unit}?"
             said = ibis.literal(f"{name} '") + text.substr(0, 40) + late
             reasons.append((value > latest, said))
         typed[name] = value

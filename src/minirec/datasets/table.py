@@ -17,6 +17,7 @@ from kedro.io import DatasetError
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.ibis import FileDataset
 
+from minirec.columns import TIMESTAMP
 from minirec.datasets import records
 from minirec.datasets.atomic import replacing
 from minirec.datasets.column_map import column_map, in_seconds, missing, select
@@ -100,6 +101,14 @@ class TableDataset(FileDataset):
                 f"on_bad_rows is for text files, and {filepath} is {file_format}: "
                 f"leave it out."
             )
+        self._columns = None if columns is None else column_map(columns)
+        if file_format == "parquet" and any(
+            column.format for column in (self._columns or {}).values()
+        ):
+            raise DatasetError(
+                f"columns.{TIMESTAMP}.format is for text files, and {filepath} is "
+                "parquet: take it out, and write times as times."
+            )
         super().__init__(
             filepath=filepath,
             file_format=file_format,
@@ -108,7 +117,6 @@ class TableDataset(FileDataset):
             save_args=save_args,
             metadata=metadata,
         )
-        self._columns = None if columns is None else column_map(columns)
         self._on_bad_rows = on_bad_rows
         self._if_missing = if_missing
         self._converted: tuple[Any, Path] | None = None
@@ -253,10 +261,15 @@ def _complaint(path: str, done: records.Converted) -> str:
     drop = (
         "" if done.n_bad == done.rows else ", or leave them out by `on_bad_rows: drop`"
     )
+    form = (
+        f", or by `format` of `{TIMESTAMP}` how its times are, such as `'%d.%m.%Y'`"
+        if any(records.NUMBER_OR_DATE in line for line in first)
+        else ""
+    )
     return (
         f"{path} has {rows} of {done.rows:,}, such as {', '.join(first)}: mend them, or "
         f"say by `load_args` in the catalog how the file is written, such as `encoding: "
-        f"latin-1` or `sep: ';'`{drop}."
+        f"latin-1` or `sep: ';'`{form}{drop}."
     )
 
 
