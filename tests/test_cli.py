@@ -141,13 +141,15 @@ def test_an_error_in_a_pipeline_is_not_taken_for_a_slip():
     assert cli._slip(options, error) is None
 
 
-def test_a_run_that_is_stopped_says_how_to_go_on(capsys):
+def test_a_run_that_is_stopped_says_how_to_go_on(capsys, monkeypatch):
     def run():
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("sys.argv", ["/opt/kedro", "run", "--params", "seed=1 2"])
     with pytest.raises(KeyboardInterrupt):
         cli._in_a_sentence(run)()
-    assert "with --only-missing-outputs goes on behind it" in capsys.readouterr().err
+    command = "/opt/kedro run --params 'seed=1 2' --only-missing-outputs"
+    assert f"kept: `{command}` goes on behind it." in capsys.readouterr().err
 
 
 def test_outside_of_a_project_the_script_says_where_to_go(tmp_path):
@@ -194,7 +196,8 @@ def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
 
     told = minirec(path, "trace", "sample", chosen, "--env", "test").stdout
     stale = "is stale: params:score.value.alpha was 1.0, is 3.0"
-    assert told.splitlines()[-1] == (
+    assert told.splitlines()[-1].startswith("If a run with --params made it, name the")
+    assert told.splitlines()[-2] == (
         "Note that `scores`, `candidates`, `selection`, `curriculum`, `explanations`, "
         f"`consumed` and `rankings` {stale.replace('is stale', 'are stale')}. Run `kedro run "
         "--pipelines score,select,train_eval --only-missing-outputs --env test`."
@@ -202,12 +205,16 @@ def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
     table = minirec(path, "trace", "table", "selection", "--env", "test").stdout
     assert f"state       {stale}. Run" in " ".join(table.split(" "))
     assert "├── candidates is stale:" in table
+    asked = ("trace", "sample", chosen, "--env", "test")
+    same = minirec(path, *asked, "--params", "score.value.alpha=1.0")
+    assert same.returncode == 0, same.stderr
+    assert "Note that" not in same.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("score", "no pipeline makes `score`: name one of "),
+        ("score", "no pipeline makes `score`: did you mean scores? There are "),
         ("raw_items", "no pipeline makes `raw_items`"),
     ],
 )

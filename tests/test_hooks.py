@@ -513,7 +513,7 @@ def test_a_full_disk_names_where_a_node_wrote():
     sentence = (
         "data/finished_batches cannot be written (No space left on device): make room, "
         "or let `data` in globals.yml name another folder; what had finished is kept, "
-        "and the same command with --only-missing-outputs goes on behind it"
+        "and the same `kedro run` with --only-missing-outputs goes on behind it"
     )
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         InputHook().on_pipeline_error(error=full)

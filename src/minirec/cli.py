@@ -7,6 +7,8 @@ was imported in.
 
 import copy
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -53,41 +55,49 @@ def trace() -> None:
     """Follow one thing through every table."""
 
 
+MISSING = "--only-missing-outputs"
 ENV = click.option("--env", "-e", help="Configuration environment, as of `kedro run`.")
+PARAMS = click.option(
+    "--params", default="", help="Those that the run was given, as of `kedro run`."
+)
 
 
 @trace.command()
 @click.argument("sample_id", type=int)
 @ENV
-def sample(sample_id: int, env: str | None) -> None:
+@PARAMS
+def sample(sample_id: int, env: str | None, params: str) -> None:
     """Print the whole way of one sample.
 
     History, prompt, rollouts and rewards, scores, why it was kept or pruned, its place
     in the curriculum, the steps that trained on it; of a test sample how each method
     ranked its target.
     """
-    with _context(env) as context:
+    with _context(env, params) as (context, given):
         from minirec.lineage.describe import describe_sample
 
-        text = describe_sample(context.catalog, sample_id, context.env)
+        text = describe_sample(context.catalog, sample_id, context.env, given)
     click.echo(text)
 
 
 @trace.command()
 @click.argument("name")
 @ENV
-def table(name: str, env: str | None) -> None:
+@PARAMS
+def table(name: str, env: str | None, params: str) -> None:
     """Print how one table was made, from what, and whether that still holds."""
-    with _context(env) as context:
+    with _context(env, params) as (context, given):
         from minirec.lineage.describe import describe_table
 
-        text = describe_table(context.catalog, name, context.env)
+        text = describe_table(context.catalog, name, context.env, given)
     click.echo(text)
 
 
 @contextmanager
-def _context(env: str | None) -> "Iterator[KedroContext]":
-    """Give the context of the project around the working folder."""
+def _context(
+    env: str | None, params: str
+) -> "Iterator[tuple[KedroContext, dict[str, Any]]]":
+    """Give the context of the project around the working folder, and the parameters."""
     project = find_kedro_project(Path.cwd())
     if project is None:
         raise InputError(
@@ -97,15 +107,18 @@ def _context(env: str | None) -> "Iterator[KedroContext]":
     os.chdir(project)  # where Kedro looks for conf/logging.yml
     with redirect_stdout(sys.stderr):  # the answer alone goes to stdout
         from kedro.config import MissingConfigException
+        from kedro.framework.cli.utils import _split_params
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
 
         bootstrap_project(project)
+        given = _split_params(click.get_current_context(), None, params)
         try:
-            context = KedroSession.create(project, env=env).load_context()
+            session = KedroSession.create(project, env=env, runtime_params=given)
+            context = session.load_context()
         except MissingConfigException as error:
             raise _not_there(env, error) from error
-        yield context
+        yield context, given
 
 
 def _run() -> click.Command:
@@ -128,8 +141,7 @@ def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
             return run(**options)
         except KeyboardInterrupt:
             click.echo(
-                "Stopped. What had finished is kept: the same command with "
-                "--only-missing-outputs goes on behind it.",
+                f"Stopped. What had finished is kept: `{_going_on()}` goes on behind it.",
                 err=True,
             )
             raise
@@ -146,6 +158,20 @@ def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return told
+
+
+def _going_on() -> str:
+    """Return this command with what lets it go on, also where `make` had called it."""
+    name, *given = sys.argv
+    path = Path(name)
+    if shutil.which(path.name) != str(path.absolute()):
+        path = path.absolute()
+        if path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+    else:
+        path = Path(path.name)
+    more = [] if MISSING in given else [MISSING]
+    return shlex.join([str(path), *given, *more])
 
 
 def _slip(options: Mapping[str, Any], error: Exception) -> str | None:

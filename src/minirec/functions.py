@@ -2,9 +2,19 @@
 
 import pkgutil
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
+
+# where those lie that come with MiniRec, by the parameter that names one
+OWN = {
+    "select.strategy": "minirec.selection.strategies",
+    "select.compare": "minirec.selection.strategies",
+    "select.curriculum.order": "minirec.selection.curriculum",
+    "ranking.reward": "minirec.ranking.rewards",
+}
 
 
 def function_at(path: str, parameter: str) -> Callable[..., Any]:
@@ -36,13 +46,75 @@ def function_at(path: str, parameter: str) -> Callable[..., Any]:
         ) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{parameter} is {path!r}, which cannot be imported ({error}): give the "
-            "dotted path of a function, such as package.module.function; a module of "
-            "your own lies in src/"
+            f"{parameter} is {path!r}, which cannot be imported ({error}): "
+            f"{_meant(path, parameter)}give the dotted path of a function, such as "
+            "package.module.function; a module of your own lies in src/"
         ) from error
     if not callable(found):
         raise InputError(
             f"{parameter} is {path!r}, which is a {type(found).__name__} and no "
-            "function: give the dotted path of a function"
+            f"function: {_meant(path, parameter)}give the dotted path of a function"
         )
     return found
+
+
+def call(function: Callable[..., Any], name: str, *args: Any) -> Any:
+    """Call a function that a parameter names; of one's own say in a sentence how it fails.
+
+    Parameters
+    ----------
+    function
+        As of `function_at`.
+    name
+        The parameter and the function's path, for messages.
+    args
+        What it takes.
+
+    Raises
+    ------
+    InputError
+        If a function fails that is not MiniRec's: its error, and where that arose.
+    """
+    try:
+        return function(*args)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a function of the user's own may raise
+        if function.__module__.startswith("minirec."):
+            raise
+        raise InputError(
+            f"{name} failed: {type(error).__name__}: {error}{where(error, function)}"
+        ) from error
+
+
+def where(error: Exception, function: Callable[..., Any]) -> str:
+    """Say in which line of a function's own file an error arose; "" if in none.
+
+    Parameters
+    ----------
+    error
+        As it was caught.
+    function
+        That was called, or any object.
+    """
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+
+
+def _meant(path: str, parameter: str) -> str:
+    """Return a question for the one of MiniRec's own functions that may be meant."""
+    module = OWN.get(parameter)
+    if module is None:
+        return ""
+    known = vars(pkgutil.resolve_name(module))
+    named = [
+        name
+        for name, found in known.items()
+        if callable(found)
+        and not name.startswith("_")
+        and getattr(found, "__module__", "") == module
+    ]
+    near = did_you_mean(path.rpartition(".")[2], named)
+    return near and near.replace("mean ", f"mean {module}.") + "Or "

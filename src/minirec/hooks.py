@@ -136,7 +136,7 @@ class InputHook:
             raise InputError(
                 f"{name} cannot be written ({said}): make room, or let `data` in "
                 "globals.yml name another folder; what had finished is kept, and the "
-                "same command with --only-missing-outputs goes on behind it"
+                "same `kedro run` with --only-missing-outputs goes on behind it"
             ) from None
 
 
@@ -251,10 +251,10 @@ class CostHook:
         If that fails too, the first error counts.
         """
         # processes of ParallelRunner have hooks of their own
-        if self._started or "Parallel" in run_params["runner"]:
+        if self._rows or "Parallel" in run_params["runner"]:
             logger.info(
-                "What had finished is kept: once this is mended, the same command with "
-                "--only-missing-outputs goes on behind it"
+                "What had finished is kept: once what is told below is mended, the "
+                "same `kedro run` with --only-missing-outputs goes on behind it"
             )
         self._running = catalog
         self._save_stopped()

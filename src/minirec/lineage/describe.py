@@ -1,7 +1,7 @@
 """How a table was made and what became of a sample, as text, and whether it holds."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any
 
@@ -13,16 +13,23 @@ from rich.text import Text
 from rich.tree import Tree
 
 from minirec.commands import kedro_run
-from minirec.errors import InputError
-from minirec.lineage.graph import Graph, is_parameter, listed
+from minirec.errors import InputError, did_you_mean
+from minirec.lineage.graph import Doubt, Graph, is_parameter, listed
 from minirec.lineage.project import graph_of, pipelines_of
 from minirec.reporting.trace import load_tables, trace_sample
 
 WIDTH = 80
+OF_PARAMS = (
+    "If a run with --params made it, name the same --params here, or keep them in "
+    "conf/local/parameters.yml: that command goes by conf, and replaces it."
+)
 
 
 def describe_sample(
-    catalog: CatalogProtocol, sample_id: int, env: str | None = None
+    catalog: CatalogProtocol,
+    sample_id: int,
+    env: str | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> str:
     """Tell one sample's whole way, and which of the tables it stands in are not fresh.
 
@@ -32,8 +39,8 @@ def describe_sample(
         Of the project.
     sample_id
         A sample that ``prompts`` holds.
-    env
-        The configuration environment, for the commands that are told.
+    env, params
+        The configuration environment and ``--params``, for the commands that are told.
 
     Returns
     -------
@@ -47,14 +54,23 @@ def describe_sample(
     """
     tables = load_tables(catalog, env)
     graph = graph_of(catalog)
+    doubts = graph.doubts(tables)
     notes = [
-        f"Note that {doubt.sentence(*names)}. Run `{_command(graph, names, env)}`."
-        for doubt, names in graph.doubts(tables).items()
+        f"Note that {doubt.sentence(*names)}. "
+        f"Run `{_command(pipelines_of(graph, names), env, params)}`."
+        for doubt, names in doubts.items()
     ]
+    if any(_of_params(doubt) for doubt in doubts):
+        notes.append(OF_PARAMS)
     return "\n".join([trace_sample(tables, sample_id, env), *notes])
 
 
-def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) -> str:
+def describe_table(
+    catalog: CatalogProtocol,
+    name: str,
+    env: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> str:
     """Tell how a dataset was made, from what, and whether that still holds.
 
     Parameters
@@ -63,8 +79,8 @@ def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) 
         Of the project.
     name
         A dataset that a node makes.
-    env
-        The configuration environment, for the commands that are told.
+    env, params
+        The configuration environment and ``--params``, for the commands that are told.
 
     Returns
     -------
@@ -80,22 +96,25 @@ def describe_table(catalog: CatalogProtocol, name: str, env: str | None = None) 
     graph = graph_of(catalog)
     if name not in graph.makers:
         raise InputError(
-            f"no pipeline makes `{name}`: name one of {', '.join(graph.makers)}"
+            f"no pipeline makes `{name}`: {did_you_mean(name, graph.makers)}There are "
+            + ", ".join(graph.makers)
         )
     record = graph.record(name)
     if record is None:
         doubt = graph.doubt(name)
         raise InputError(
             f"{doubt.sentence(name) if doubt else name}: run "
-            f"`{_command(graph, [name], env)}`"
+            f"`{_command(pipelines_of(graph, [name]), env, params)}`"
         )
     own = list(_leaves(record.own.params))
     before = [leaf for leaf in _leaves(record.upstream.params) if leaf not in own]
     rows = Table.grid(padding=(0, 2))
     doubt = graph.doubt_whole_way(name)
-    state = (
-        f"{doubt.all}. Run `{_command(graph, [name], env)}`." if doubt else "is fresh"
-    )
+    state = "is fresh"
+    if doubt:
+        again = _command(pipelines_of(graph, [name]), env, params)
+        state = f"{doubt.all}. Run `{again}`."
+        state += f" {OF_PARAMS}" if _of_params(doubt) else ""
     rows.add_row("state", Text(state))
     where = graph.location(name)
     rows.add_row("lies in", Text(where.path if where else ""))
@@ -139,8 +158,7 @@ def describe_stale(
     stale = [name for name in names if state[name] != "is fresh"]
     if not stale:
         return ""
-    settings: dict[str, Any] = {"env": env, "runtime_params": {}}
-    command = kedro_run(["__default__"], settings, "--only-missing-outputs")
+    command = _command(["__default__"], env, None)
     return (
         f"{listed(*stale)} not fresh, and tables may not fit together: `{command}` "
         "makes anew what has to be, by conf without the --params of earlier runs; "
@@ -148,10 +166,16 @@ def describe_stale(
     )
 
 
-def _command(graph: Graph, names: Iterable[str], env: str | None) -> str:
-    """Return the command that makes the datasets anew."""
-    settings: dict[str, Any] = {"env": env, "runtime_params": {}}
-    return kedro_run(pipelines_of(graph, names), settings, "--only-missing-outputs")
+def _command(
+    pipelines: Iterable[str], env: str | None, params: Mapping[str, Any] | None
+) -> str:
+    """Return the command that makes anew what is not fresh."""
+    settings = {"env": env, "runtime_params": params}
+    return kedro_run(pipelines, settings, "--only-missing-outputs")
+
+
+def _of_params(doubt: Doubt) -> bool:
+    return any(why.startswith("params:") for why in doubt.why)
 
 
 def _tree(graph: Graph, name: str, seen: set[str]) -> Tree:

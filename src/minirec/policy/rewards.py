@@ -16,6 +16,7 @@ from minirec.columns import (
     TARGET_ITEM_ID,
 )
 from minirec.errors import InputError
+from minirec.functions import where
 from minirec.ranking.grounding import mask_seen, target_rank
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def checked(
         which = _failing(reward, rank, scores, targets, np.asarray(sample_ids))
         raise InputError(
             f"{name}, called with (ranks, scores, targets), failed for {which}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{where(error, reward)}"
         ) from error
     if earned.shape != rank.shape:
         raise InputError(

@@ -20,7 +20,7 @@ from minirec.columns import (
     VALUE,
 )
 from minirec.errors import InputError
-from minirec.functions import function_at
+from minirec.functions import call, function_at
 from minirec.pipelines.score.params import LearnabilityParams, RepresentativenessParams
 from minirec.pipelines.select.params import CurriculumParams, PruneParams
 from minirec.progress import Progress
@@ -134,6 +134,7 @@ def stage_curriculum(
     """
     path, n_stages = curriculum.order, curriculum.n_stages
     order = function_at(path, "select.curriculum.order")
+    name = f"select.curriculum.order {path}"
     reward = scores.set_index(SAMPLE_ID)[MEAN_REWARD]
     ids = selection[SAMPLE_ID].to_numpy()
     if not np.isin(ids, reward.index).all():
@@ -142,10 +143,10 @@ def stage_curriculum(
             "different pools; run `kedro run --pipelines select`"
         )
     ordered = _samples_among(
-        order(ids, reward.reindex(ids).to_numpy(), n_stages, seed),
+        call(order, name, ids, reward.reindex(ids).to_numpy(), n_stages, seed),
         selection[SAMPLE_ID],
         len(ids),
-        f"select.curriculum.order {path}",
+        name,
     )
     return pd.DataFrame(
         {
@@ -202,14 +203,15 @@ def _tables(
 
 def _size_of(candidates: pd.DataFrame, size: int | None) -> int:
     """Return how many to choose; None: all that are kept."""
-    reasons = candidates[REASON].value_counts()
+    reasons, rewards = candidates[REASON].value_counts(), candidates[MEAN_REWARD]
     kept = int(reasons.get(KEPT, 0))
     if size is not None and size > kept:
         counts = ", ".join(
             f"{n} {str(reason).replace('_', ' ')}" for reason, n in reasons.items()
         )
         raise InputError(
-            f"select.size is {size}, and of {len(candidates)} samples there are "
+            f"select.size is {size}, and of {len(candidates)} samples, with mean "
+            f"rewards from {rewards.min():.4g} to {rewards.max():.4g}, there are "
             f"{counts}: lower select.size, loosen select.prune or raise "
             "preprocess.pool.train"
         )
@@ -220,13 +222,9 @@ def _choose(
     path: str, parameter: str, tables: dict[str, Any], size: int, seed: int
 ) -> NDArray[np.int64]:
     """Let the strategy that a parameter names choose, and check its answer."""
-    strategy = function_at(path, parameter)
-    return _samples_among(
-        strategy(tables, size, seed),
-        tables["candidates"][SAMPLE_ID],
-        size,
-        f"{parameter} {path}",
-    )
+    name = f"{parameter} {path}"
+    chosen = call(function_at(path, parameter), name, tables, size, seed)
+    return _samples_among(chosen, tables["candidates"][SAMPLE_ID], size, name)
 
 
 def plot_rewards(
