@@ -34,7 +34,8 @@ viz: $(READY) ## Open the pipelines, tables and figures in the browser
 
 clean-data: ## Delete what runs have made, but not what was downloaded (data/01_raw)
 	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
-	@rm -rf $(patsubst conf/%/globals.yml,data/%,$(wildcard conf/*/globals.yml))
+	@rm -rf $(filter-out %..%,$(filter data/%,$(shell sed -n 's/^data: *//p' \
+	  $(filter-out conf/base/%,$(wildcard conf/*/globals.yml)) /dev/null)))
 
 $(READY): requirements.lock requirements-sasrec.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \

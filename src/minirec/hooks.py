@@ -46,7 +46,7 @@ PARTS = (
 )
 
 # the tables that say how much was done
-WORK = ("rollouts", "rewards", "consumed", "policy_log", "rankings")
+WORK = ("rollouts", "rewards", "consumed", "rankings")
 
 # what to read when a pipeline has run that no other follows
 GUIDES = {"export": "docs/export.md", "experiment": "docs/experiment.md"}

@@ -5,7 +5,7 @@ import pytest
 from minirec import schemas
 from minirec.errors import InputError
 from minirec.reporting import picks
-from minirec.reporting.picks import explain_picks, say_what_decided
+from minirec.reporting.picks import explain_picks, say_what_decided, why_not_chosen
 from minirec.selection import strategies
 
 MU, SIGMA = 0.3, 0.1
@@ -182,3 +182,25 @@ def test_tables_of_different_pools_are_refused(name):
     table = make_tables()[name].iloc[1:2]
     with pytest.raises(InputError, match=f"samples that {name} does not"):
         explained(**{name: table})
+
+
+def left(sample_id, strategy=strategies.diverse):
+    tables = make_tables()
+    known = (tables[name] for name in ("candidates", "selection", "embeddings"))
+    return why_not_chosen(sample_id, *known, strategy)
+
+
+def test_what_was_not_chosen_is_held_against_the_last_pick():
+    # 1 - 0.7071 from either of the first two picks, and a value of 0.8; of the last
+    # pick, sample 2, it was 1.7 x 0.2
+    assert left(3) == (
+        "its history lies 0.29 from that of pick 1 (sample 4), so that value x distance "
+        "is 0.234; the last pick had 0.34"
+    )
+
+
+def test_of_others_than_the_kept_that_were_not_chosen_nothing_is_said():
+    assert left(5) == ""  # pruned
+    assert left(2) == ""  # chosen
+    assert left(6) == ""  # of another split
+    assert left(3, strategies.highest_reward) == ""

@@ -91,16 +91,14 @@ def test_work_counts_prompts_rollouts_tokens_and_steps():
         }
     )
 
-    log = pd.DataFrame({"step": [1, 2], "num_tokens": [600.0, 1300.0]})
-
     rewards = pd.DataFrame({"failure": [None, "empty", "not_finite", "empty"]})
-    tables = (rollouts, rewards, consumed, log, rankings)
+    tables = (rollouts, rewards, consumed, rankings)
     lines = printed(summary.work_table(*tables, most=None))
 
     expected = [
         "scored   2 prompts by 4 rollouts of 7 tokens",
         "without an answer, rewarded with 0: 2 empty, 1 not finite",
-        "trained  on 2 prompts in 2 steps, 1,300 tokens read and written",
+        "trained  on 2 prompts in 2 steps",
         "ranked   1 prompts by 2 policies' answers",
     ]
     assert lines == expected
@@ -163,10 +161,10 @@ def test_places_take_paths_and_sum_the_costs(flops, told):
     }
     costs = pd.DataFrame(
         {
-            "pipeline": ["score", "score", "select"],
-            "seconds": [90.0, 60.0, 6.0],
+            "pipeline": ["select", "score", "score"],
+            "seconds": [6.0, 90.0, 60.0],
             "peak_memory_gb": [2.0, 3.14, 3.14],
-            "node": ["train_proxy", "probe_rewards", "join_scores"],
+            "node": ["select_samples", "probe_rewards", "train_proxy"],
             "tokens_generated": [1000, 6388, 0],
             "tokens_trained": [9000, 0, 0],
             "tokens_read": [0, 120_000, 0],
@@ -178,8 +176,8 @@ def test_places_take_paths_and_sum_the_costs(flops, told):
 
     assert lines[:5] == [
         "tables   data/05/selection.parquet, data/08/metrics.csv, …",
-        "figures  data/08",
-        "adapter  data/06/policy_adapter",
+        "figures  data/08: in the report and kedro viz",
+        "adapter  data/06/policy_adapter: see docs/adapter.md",
         "report   data/08/report.html: all of it, on one page",
         "minutes  score 2.5, select 0.1; 3.1 GB at peak",
     ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,10 @@ from rich.tree import Tree
 
 from minirec.commands import kedro_run
 from minirec.errors import InputError, did_you_mean
+from minirec.functions import function_at
 from minirec.lineage.graph import Doubt, Graph, is_parameter, listed
 from minirec.lineage.project import graph_of, pipelines_of
+from minirec.reporting.picks import why_not_chosen
 from minirec.reporting.trace import load_tables, trace_sample
 
 WIDTH = 80
@@ -62,6 +65,18 @@ def describe_sample(
     ]
     if any(_of_params(doubt) for doubt in doubts):
         notes.append(OF_PARAMS)
+    needed = ("candidates", "selection", "embeddings")
+    if all(catalog.exists(name) for name in needed) and not graph.doubts(needed):
+        strategy = catalog.load("params:select.strategy")
+        reason = why_not_chosen(
+            sample_id,
+            tables["candidates"],
+            tables["selection"],
+            catalog.load("embeddings"),
+            function_at(strategy, "select.strategy"),
+        )
+        if reason:
+            notes.insert(0, fill(f"Not chosen, since {reason}.", WIDTH))
     return "\n".join([trace_sample(tables, sample_id, env), *notes])
 
 

@@ -470,8 +470,8 @@ def differences(was: Origin, now: Origin) -> list[str]:
         path for path, code in new.code.items() if old.code.get(path, code) != code
     ]
     found += [f"{path} changed" for path in changed]
-    # Another source is read by other code.
-    if not changed and not others:
+    # Another source is read by other code, and a parameter may name other code.
+    if not found and not others:
         found += [f"{path} is new" for path in new.code.keys() - old.code.keys()]
         found += [f"{path} is gone" for path in old.code.keys() - new.code.keys()]
     found = list(dict.fromkeys(found))

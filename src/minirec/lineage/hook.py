@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,8 +87,10 @@ class LineageHook:
         self._to_run = saved
         if run_params["only_missing_outputs"]:
             stale = graph.to_rebuild(pipeline.nodes)
-            for _, group in groupby(stale, lambda name: stale[name].reason):
-                names = list(group)
+            groups: dict[str, list[str]] = {}
+            for name, doubt in stale.items():
+                groups.setdefault(doubt.reason, []).append(name)
+            for names in groups.values():
                 reason = stale[names[0]].reason_of(*names)
                 logger.info("%s made anew: %s", listed(*names), reason)
             kept = [name for name in saved if name not in stale]

@@ -145,6 +145,61 @@ def say_what_decided(
     return explanations.assign(**{WHY: explanations[WHY] + decided})
 
 
+def why_not_chosen(
+    sample_id: int,
+    candidates: pd.DataFrame,
+    selection: pd.DataFrame,
+    embeddings: Mapping[str, NDArray[Any]],
+    strategy: Callable[..., Any],
+) -> str:
+    """Say by which number a kept sample was not chosen.
+
+    Parameters
+    ----------
+    sample_id
+        One of ``candidates``.
+    candidates, selection
+        The tables of `minirec.schemas` with these names.
+    embeddings
+        ``sample_id`` (M,) and ``matrix`` (M, d), which hold it and the picks.
+    strategy
+        The function that chose.
+
+    Returns
+    -------
+    str
+        A sentence without its full stop; empty if the sample is pruned or chosen, or
+        if the strategy is none of `minirec.selection.strategies.TIMES_DISTANCE`.
+
+    Raises
+    ------
+    InputError
+        If one of them has no embedding.
+    """
+    columns = [name for each, name in TIMES_DISTANCE.items() if each is strategy]
+    rows = candidates.set_index(SAMPLE_ID)
+    picked = selection.sort_values(POSITION)[SAMPLE_ID]
+    if (
+        not columns
+        or rows[REASON].get(sample_id) != KEPT
+        or sample_id in set(picked)
+        or len(picked) < 2
+    ):
+        return ""
+    (column,) = columns
+    # what both competed with for the last place
+    before, last = unit_rows(embeddings, picked.iloc[:-1]), picked.iloc[-1]
+    both = unit_rows(embeddings, pd.Series([sample_id, last]))
+    distances = 1 - both @ before.T
+    own, of_last = distances.min(axis=1) * rows.loc[[sample_id, last], column]
+    nearest = int(distances[0].argmin())
+    return (
+        f"its history lies {distances[0, nearest]:.2f} from that of pick {nearest + 1} "
+        f"(sample {picked.iloc[nearest]}), so that {column} x distance is {own:.3g}; "
+        f"the last pick had {of_last:.3g}"
+    )
+
+
 def chosen_as(pick: int, size: int) -> str:
     """Say as which of all picks, counted from 0, a sample was chosen."""
     return f"chosen as pick {pick + 1} of {size}"

@@ -362,7 +362,8 @@ def _pruned(
 
 
 def _how(strategy: str, aligned: bool) -> str:
-    found = inspect.getdoc(function_at(strategy, "select.strategy")) or ""
+    found = inspect.getdoc(function_at(strategy, "select.strategy"))
+    found = found or "a function without a docstring, which would be shown here."
     # names of code in brackets say nothing here
     plain = re.sub(r" \(`+[^`]+`+\)|`", "", found.partition("\n\n")[0])
     says = " ".join(plain.split())

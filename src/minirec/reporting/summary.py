@@ -23,6 +23,7 @@ from minirec.columns import (
     TRAINED,
     UNTRAINED,
 )
+from minirec.pipeline_registry import ORDER
 from minirec.ranking.metrics import OF_RANK, metric_named
 
 # values of `method` in `rankings` and `metrics`, in the order of every display
@@ -200,14 +201,18 @@ def places_table(
     if tables:
         table.add_row("tables", ", ".join([*tables, "…"]))
     if figures:
-        table.add_row("figures", os.path.commonpath(figures))
+        table.add_row(
+            "figures", f"{os.path.commonpath(figures)}: in the report and kedro viz"
+        )
     if "policy_adapter" in paths:
-        table.add_row("adapter", paths["policy_adapter"])
+        table.add_row("adapter", f"{paths['policy_adapter']}: see docs/adapter.md")
     if "report" in paths:
         table.add_row("report", f"{paths['report']}: all of it, on one page")
     if costs is not None:
-        seconds = costs.groupby("pipeline", sort=False)["seconds"].sum()
-        minutes = ", ".join(f"{name} {s / 60:.1f}" for name, s in seconds.items())
+        seconds = costs.groupby("pipeline")["seconds"].sum()
+        minutes = ", ".join(
+            f"{name} {seconds[name] / 60:.1f}" for name in ORDER if name in seconds
+        )
         peak = costs["peak_memory_gb"].max()
         table.add_row("minutes", f"{minutes}; {peak:.1f} GB at peak")
         table.add_row("tokens", _tokens_and_flops(costs))
@@ -245,7 +250,6 @@ def work_table(
     rollouts: pd.DataFrame,
     rewards: pd.DataFrame,
     consumed: pd.DataFrame,
-    policy_log: pd.DataFrame,
     rankings: pd.DataFrame,
     most: int | None,
 ) -> Table:
@@ -253,7 +257,7 @@ def work_table(
 
     Parameters
     ----------
-    rollouts, rewards, consumed, policy_log, rankings
+    rollouts, rewards, consumed, rankings
         The tables of `minirec.schemas` with these names.
     most
         Rollouts that adaptive probing might have written on each prompt; None if all
@@ -289,8 +293,7 @@ def work_table(
     table.add_row(
         "trained",
         f"on {consumed['sample_id'].nunique():,} prompts in "
-        f"{consumed['step'].nunique():,} steps, {int(policy_log['num_tokens'].max()):,} "
-        "tokens read and written",
+        f"{consumed['step'].nunique():,} steps",
     )
     table.add_row(
         "ranked",

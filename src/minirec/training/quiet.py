@@ -43,8 +43,10 @@ def show_progress(trainer: Trainer, label: str) -> None:
             )
 
         def on_log(self, args, state, control, logs, **_):  # type: ignore[no-untyped-def]
-            shown = {n: logs[n] for n in ("reward", "loss") if n in logs}
-            self.bar.set_postfix(shown, refresh=False)
+            # one of them: two would be cut off at 80 columns
+            name = "reward" if "reward" in logs else "loss"
+            if name in logs:
+                self.bar.set_postfix({name: logs[name]}, refresh=False)
 
         def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
             self.bar.update(1)

@@ -1,5 +1,6 @@
 """From raw histories to prompts: tables in, tables out."""
 
+import logging
 from html import escape, unescape
 
 import ibis
@@ -38,6 +39,8 @@ from minirec.histories.text import template_columns
 from minirec.histories.windows import draw_pool, seen_items, windows
 from minirec.pipelines.preprocess.params import FilterParams, PoolParams, SplitParams
 from minirec.policy.params import PromptParams
+
+logger = logging.getLogger(__name__)
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Prompts</title>
@@ -80,6 +83,14 @@ def prepare_items(
     def unescaped(text: str) -> str:
         return " ".join(unescape(text).split()) if "&" in text else text
 
+    counted = interactions.aggregate(
+        rows=interactions.count(), users=interactions[USER_ID].nunique()
+    ).execute()
+    logger.info(
+        "prepare_items: %s interactions of %s users with %s items count, after "
+        "cleaning, preprocess.filter and preprocess.k_core",
+        *(f"{n:,}" for n in (*counted.iloc[0], len(items))),
+    )
     # No engine knows the entities of HTML.
     return items.assign(**{name: items[name].map(unescaped) for name in (TITLE, TEXT)})
 

@@ -103,7 +103,6 @@ def compare_strategies(
     chosen: list[NDArray[np.int64]] = []
     with Progress(compare, desc="compare_strategies", unit=" strategies") as bar:
         for path in bar:
-            bar.set_postfix_str(path.rpartition(".")[2])
             try:
                 chosen.append(_choose(path, "select.compare", tables, size, seed))
             except InputError as error:
