@@ -70,21 +70,21 @@ def test_there_may_be_no_baseline(changed):
         (
             "train_eval.train.grpo.lost_type",
             "grpo",
-            "grpo.lost_type is no setting of TRL's GRPOConfig: did you mean loss_type? "
-            "Its documentation lists them",
+            "train_eval.train.grpo.lost_type is no setting of TRL's GRPOConfig: did you "
+            "mean loss_type? Its documentation lists them",
         ),
         (
             "train_eval.train.grpo.temperature",
             0.7,
-            "grpo.temperature is decided by the parameter policy.sampling.temperature: "
-            "set that one, and leave this out",
+            "train_eval.train.grpo.temperature is decided by the parameter "
+            "policy.sampling.temperature: set that one, and leave this out",
         ),
         (
             "train_eval.train.grpo.top_p",
             0.9,
-            "grpo.top_p would change nothing: completions are drawn from the whole "
-            "distribution, at policy.sampling.temperature, unless use_vllm is true: "
-            "leave it out",
+            "train_eval.train.grpo.top_p would change nothing: completions are drawn "
+            "from the whole distribution, at policy.sampling.temperature, unless "
+            "use_vllm is true: leave it out",
         ),
         (
             "train_eval.train.grpo.mask_truncated_completions",

@@ -252,9 +252,12 @@ def _sentences(error: ValidationError) -> str:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    if error["type"] == "value_error":  # one of our own
-        return str(error["ctx"]["error"])
     name = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error":  # one of our own
+        said = str(error["ctx"]["error"])
+        # a group that stands in several places does not know where it stands
+        group = name.rpartition(".")[2]
+        return name + said.removeprefix(group) if said.startswith(f"{group}.") else said
     if error["type"] == "extra_forbidden" and (known := _fields_of(error["loc"][:-1])):
         meant = did_you_mean(str(error["loc"][-1]), known)
         return f"parameters: {name} is unknown: {meant}There are {', '.join(known)}"

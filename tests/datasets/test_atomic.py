@@ -61,6 +61,15 @@ def test_a_file_is_replaced(tmp_path):
     assert names(path.parent) == ["file"]
 
 
+def test_who_may_read_any_new_file_may_read_what_is_saved(tmp_path):
+    (any_file := tmp_path / "any").touch()
+    folder = tmp_path / "adapter"
+    with replacing(folder) as new:
+        new.mkdir()
+        (new / "weights").touch(mode=0o600)
+    assert (folder / "weights").stat().st_mode == any_file.stat().st_mode
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "folder"
     for name in ("first", "second"):

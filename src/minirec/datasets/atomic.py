@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,7 @@ def replacing(path: Path, *, any_kind: bool = False) -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_EX)
             hidden.rename(lock)
             yield new
+            _open_to_others(new, os.fstat(held.fileno()).st_mode)
             if path.exists() and (
                 (path.is_dir() and new.is_dir())
                 or (any_kind and path.is_dir() != new.is_dir())
@@ -71,6 +73,13 @@ def replacing(path: Path, *, any_kind: bool = False) -> Iterator[Path]:
                 new.replace(path)
         finally:
             _remove(new, old, hidden, lock)
+
+
+def _open_to_others(new: Path, mode: int) -> None:
+    """Let those read who may read any new file: safetensors writes for its owner alone."""
+    for file in [*new.rglob("*"), new]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(file.stat().st_mode | stat.S_IMODE(mode))
 
 
 def _remove_leftovers(path: Path) -> None:
