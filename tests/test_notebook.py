@@ -64,7 +64,10 @@ def test_a_notebook_asks_of_every_table_that_it_reads_whether_it_is_fresh(name):
             "compare_methods",
             "`candidates`, `selection`, `strategy_picks`, `metrics` and `comparisons`",
         ),
-        ("explore_scores", "`scores`, `candidates`, `selection` and `curriculum`"),
+        (
+            "explore_scores",
+            "`scores`, `candidates`, `selection`, `reward_figure` and `curriculum`",
+        ),
         (
             "inspect_one_user",
             "`candidates`, `explanations`, `selection` and `rankings`",
