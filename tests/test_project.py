@@ -152,8 +152,8 @@ def test_the_run_says_what_it_found_and_where_it_lies(test_run, parameters):
 
     layers = "data/test/05_model_input", "data/test/08_reporting"
     assert f"tables {layers[0]}/selection.parquet, {layers[1]}/metrics.csv" in said
-    assert f"figures {layers[1]} " in said
-    assert "adapter data/test/06_models/policy_adapter " in said
+    assert f"figures {layers[1]}: in the report and kedro viz " in said
+    assert "adapter data/test/06_models/policy_adapter: see docs/adapter.md" in said
 
 
 def test_the_report_tells_the_run_and_what_it_took(test_run, parameters):
