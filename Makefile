@@ -34,8 +34,9 @@ viz: $(READY) ## Open the pipelines, tables and figures in the browser
 
 clean-data: ## Delete what runs have made, but not what was downloaded (data/01_raw)
 	@find data/0[2-8]_* -mindepth 1 ! -name .gitkeep -delete
-	@rm -rf $(filter-out %..%,$(filter data/%,$(shell sed -n 's/^data: *//p' \
-	  $(filter-out conf/base/%,$(wildcard conf/*/globals.yml)) /dev/null)))
+	@sed -n -E 's/^data: *(data\/[A-Za-z_][A-Za-z0-9_-]*) *(#.*)?$$/\1/p' /dev/null \
+	  $(filter-out conf/base/%,$(wildcard conf/*/globals.yml)) \
+	  | while read -r folder; do rm -rf "$$folder"; done
 
 $(READY): requirements.lock requirements-sasrec.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \

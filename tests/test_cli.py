@@ -211,6 +211,23 @@ def test_what_is_not_up_to_date_is_said(test_run, chosen, tmp_path):
     assert "Note that" not in same.stdout
 
 
+def test_why_a_kept_sample_was_not_chosen_is_said(test_run):
+    tables = test_run.path / "data/test/05_model_input"
+    candidates = pd.read_parquet(tables / "candidates.parquet")
+    chosen = pd.read_parquet(tables / "selection.parquet")["sample_id"]
+    kept = candidates.loc[candidates["reason"] == "kept", "sample_id"]
+    (other, *_) = kept[~kept.isin(chosen)].astype(str)
+    told = minirec(test_run.path, "trace", "sample", other, "--env", "test")
+    assert "Not chosen, since its history lies " in told.stdout
+
+
+def test_params_that_are_none_are_an_error(test_run):
+    asked = ("trace", "sample", "0", "--env", "test", "--params", "foo")
+    told = minirec(test_run.path, *asked)
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -1,4 +1,5 @@
 import math
+import random
 
 import pytest
 
@@ -38,6 +39,12 @@ def test_a_strategy_of_our_own_is_meant(path, meant):
         function_at(path, "select.strategy")
 
 
+def test_of_what_is_no_name_of_ours_nothing_is_meant():
+    with pytest.raises(InputError) as refused:
+        function_at("no_such_module.diverse", "select.strategy")
+    assert "did you mean" not in refused.value.message
+
+
 def broken(tables, size):
     return tables["nothing"]
 
@@ -50,3 +57,6 @@ def test_what_fails_is_told_with_its_line():
         call(broken, "mine.broken", {}, 1)
     with pytest.raises(InputError, match=r"^math\.sqrt failed: ValueError: [^(]*$"):
         call(math.sqrt, "math.sqrt", -1)
+    # a method of an instance has no module
+    with pytest.raises(InputError, match=r"^random\.random failed: TypeError: "):
+        call(random.random, "random.random", 1)

@@ -112,7 +112,9 @@ def _context(
         from kedro.framework.startup import bootstrap_project
 
         bootstrap_project(project)
-        given = _split_params(click.get_current_context(), None, params)
+        command = click.get_current_context()
+        (option,) = (p for p in command.command.params if p.name == "params")
+        given = _split_params(command, option, params)
         try:
             session = KedroSession.create(project, env=env, runtime_params=given)
             context = session.load_context()
@@ -164,13 +166,15 @@ def _going_on() -> str:
     """Return this command with what lets it go on, also where `make` had called it."""
     name, *given = sys.argv
     path = Path(name)
+    more = [] if MISSING in given else [MISSING]
+    if path.name == "__main__.py":
+        return shlex.join(["python", "-m", path.parent.name, *given, *more])
     if shutil.which(path.name) != str(path.absolute()):
         path = path.absolute()
         if path.is_relative_to(Path.cwd()):
             path = path.relative_to(Path.cwd())
     else:
         path = Path(path.name)
-    more = [] if MISSING in given else [MISSING]
     return shlex.join([str(path), *given, *more])
 
 

@@ -80,7 +80,7 @@ def call(function: Callable[..., Any], name: str, *args: Any) -> Any:
     except InputError:
         raise
     except Exception as error:  # whatever a function of the user's own may raise
-        if function.__module__.startswith("minirec."):
+        if (getattr(function, "__module__", None) or "").startswith("minirec."):
             raise
         raise InputError(
             f"{name} failed: {type(error).__name__}: {error}{where(error, function)}"
@@ -106,7 +106,8 @@ def where(error: Exception, function: Callable[..., Any]) -> str:
 def _meant(path: str, parameter: str) -> str:
     """Return a question for the one of MiniRec's own functions that may be meant."""
     module = OWN.get(parameter)
-    if module is None:
+    # of a module of one's own that breaks nothing of ours is meant
+    if module is None or ("." in path and not path.startswith("minirec.")):
         return ""
     known = vars(pkgutil.resolve_name(module))
     named = [

@@ -196,6 +196,7 @@ class CostHook:
         self._counting: dict[str, ExitStack] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._running: CatalogProtocol | None = None
+        self._ran = False  # whether a node has begun, which may keep what it finishes
         # of a run that is stopped by Ctrl-C Kedro tells no hook
         atexit.register(self._save_stopped)
 
@@ -203,7 +204,7 @@ class CostHook:
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
         """Forget the last run of this process, once its costs are saved."""
         self._save_stopped()
-        self._running = catalog
+        self._running, self._ran = catalog, False
         for stack in self._counting.values():  # of nodes that failed
             stack.close()
         for known in (self._started, self._costs, self._counting, self._rows):
@@ -220,6 +221,7 @@ class CostHook:
     ) -> dict[str, Any] | None:
         """Start the clock of a node without inputs; tell what others took so far."""
         self._start(node)
+        self._ran = True
         return {"costs": self._so_far(catalog)} if "costs" in node.inputs else None
 
     @hook_impl
@@ -251,7 +253,7 @@ class CostHook:
         If that fails too, the first error counts.
         """
         # processes of ParallelRunner have hooks of their own
-        if self._rows or "Parallel" in run_params["runner"]:
+        if self._ran or "Parallel" in run_params["runner"]:
             logger.info(
                 "What had finished is kept: once what is told below is mended, the "
                 "same `kedro run` with --only-missing-outputs goes on behind it"

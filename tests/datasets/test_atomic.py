@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -62,12 +63,16 @@ def test_a_file_is_replaced(tmp_path):
 
 
 def test_who_may_read_any_new_file_may_read_what_is_saved(tmp_path):
+    umask = os.umask(0o022)
+    os.umask(umask)
     (any_file := tmp_path / "any").touch()
     folder = tmp_path / "adapter"
     with replacing(folder) as new:
-        new.mkdir()
-        (new / "weights").touch(mode=0o600)
-    assert (folder / "weights").stat().st_mode == any_file.stat().st_mode
+        (new / "inner").mkdir(parents=True, mode=0o700)
+        (new / "inner" / "weights").touch(mode=0o600)
+    weights = folder / "inner" / "weights"
+    assert weights.stat().st_mode == any_file.stat().st_mode
+    assert stat.S_IMODE(weights.parent.stat().st_mode) & 0o555 == 0o555 & ~umask
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):

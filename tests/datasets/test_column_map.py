@@ -101,6 +101,10 @@ def test_a_unit_of_what_is_no_number_is_refused(products):
             r"^columns\.rating\.unit: only `timestamp` has one",
         ),
         (
+            {"timestamp": {"from": "x", "format": "DD.MM.YYYY"}},
+            r"^columns\.timestamp\.format is 'DD.MM.YYYY': write it in the words of st",
+        ),
+        (
             {"rating": {"from": "x", "format": "%d"}},
             r"^columns\.rating\.format: only `timestamp` has one",
         ),

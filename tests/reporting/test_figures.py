@@ -167,6 +167,7 @@ def test_limits_are_lines_with_their_names(candidates, selection):
 
 def test_without_limits_there_are_no_lines(candidates, selection):
     assert not plot_rewards(candidates, selection).layout.shapes
+    assert not plot_rewards(candidates, selection, mu=7.0).layout.shapes
     one = plot_rewards(candidates, selection, too_hard=0.0)
     assert [line.x0 for line in one.layout.shapes] == [0]
 

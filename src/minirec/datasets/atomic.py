@@ -77,9 +77,12 @@ def replacing(path: Path, *, any_kind: bool = False) -> Iterator[Path]:
 
 def _open_to_others(new: Path, mode: int) -> None:
     """Let those read who may read any new file: safetensors writes for its owner alone."""
-    for file in [*new.rglob("*"), new]:
-        if file.is_file() and not file.is_symlink():
-            file.chmod(file.stat().st_mode | stat.S_IMODE(mode))
+    readable = stat.S_IMODE(mode)
+    for each in [*new.rglob("*"), new]:
+        if each.exists() and not each.is_symlink():
+            # who may read a folder may enter it
+            enter = (readable & 0o444) >> 2 if each.is_dir() else 0
+            each.chmod(stat.S_IMODE(each.stat().st_mode) | readable | enter)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -53,11 +53,17 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
                 "source's name of the column, or `from`, `join`, `unit` and `format`"
             ) from None
         for field in ("unit", "format"):
-            if getattr(found[name], field) and name != TIMESTAMP:
+            if getattr(found[name], field) is not None and name != TIMESTAMP:
                 raise DatasetError(
                     f"columns.{name}.{field}: only `{TIMESTAMP}` has one: take it out"
                 )
-        if found[name].unit and found[name].format:
+        form = found[name].format
+        if form is not None and "%" not in form:
+            raise DatasetError(
+                f"columns.{name}.format is {form!r}: write it in the words of strptime, "
+                "such as '%d.%m.%Y'"
+            )
+        if found[name].unit and form:
             raise DatasetError(
                 f"columns.{name} has a unit, as a number does, and a format, as a text "
                 "does: take one out"

@@ -318,8 +318,8 @@ def _is_no_record(args: dict[str, Any]) -> Any:
     return _.text.isnull() | (_.text.startswith(comment) if comment else False)
 
 
-def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool:
-    """Tell whether the timestamps are dates and times, and not numbers."""
+def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool | None:
+    """Tell whether the timestamps are dates and times, or numbers; None if neither."""
     if TIMESTAMP not in texts.columns or (columns and columns[TIMESTAMP].unit):
         return False
     if columns and columns[TIMESTAMP].format:
@@ -329,10 +329,12 @@ def _holds_times(texts: ir.Table, columns: dict[str, Column] | None) -> bool:
         times=_[TIMESTAMP].try_cast("timestamp('UTC')").count(),
         numbers=_[TIMESTAMP].try_cast("float64").count(),
     ).execute()
+    if found.times[0] == found.numbers[0] == 0:
+        return None
     return bool(found.times[0] > found.numbers[0])
 
 
-def _typed(texts: ir.Table, times: bool, written_as: Column) -> ir.Table:
+def _typed(texts: ir.Table, times: bool | None, written_as: Column) -> ir.Table:
     """Give the columns their types, and each bad row a reason."""
     reasons = [(texts[_REASON].notnull(), texts[_REASON])]
     typed = {}
@@ -345,7 +347,7 @@ def _typed(texts: ir.Table, times: bool, written_as: Column) -> ir.Table:
                 ibis.literal(f"{name} is '") + texts[name] + "', which stands for none"
             )
             # no `isin`, which DuckDB joins: rows would lose their order
-            small = texts[name].lower()
+            small = texts[name].strip().lower()
             reasons += [(small == word, said) for word in _NONE]
     for name in (RATING, TIMESTAMP):
         if name not in texts.columns:
@@ -360,7 +362,7 @@ def _typed(texts: ir.Table, times: bool, written_as: Column) -> ir.Table:
                 value = try_strptime(text, form)
             else:
                 value = text.try_cast("timestamp('UTC')").cast("timestamp")
-        elif name == TIMESTAMP and written_as.unit is None:
+        elif name == TIMESTAMP and times is None:
             kind = NUMBER_OR_DATE
         said = ibis.literal(f"{name} '") + text.substr(0, 40) + f"' is not {kind}"
         reasons.append((~is_void(text) & value.isnull(), said))

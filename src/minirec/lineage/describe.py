@@ -68,15 +68,19 @@ def describe_sample(
     needed = ("candidates", "selection", "embeddings")
     if all(catalog.exists(name) for name in needed) and not graph.doubts(needed):
         strategy = catalog.load("params:select.strategy")
-        reason = why_not_chosen(
-            sample_id,
-            tables["candidates"],
-            tables["selection"],
-            catalog.load("embeddings"),
-            function_at(strategy, "select.strategy"),
-        )
-        if reason:
-            notes.insert(0, fill(f"Not chosen, since {reason}.", WIDTH))
+        try:
+            reason = why_not_chosen(
+                sample_id,
+                tables["candidates"],
+                tables["selection"],
+                catalog.load("embeddings"),
+                function_at(strategy, "select.strategy"),
+            )
+        except InputError as error:
+            notes.append(f"Why it was not chosen cannot be said: {error}.")
+        else:
+            said = f"Not chosen, since {reason}."
+            notes[:0] = [fill(said, WIDTH)] if reason else []
     return "\n".join([trace_sample(tables, sample_id, env), *notes])
 
 

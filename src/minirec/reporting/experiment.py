@@ -502,7 +502,7 @@ def _with_unit(value: float) -> str:
     >>> _with_unit(0.002), _with_unit(500.0), _with_unit(2e4), _with_unit(5e11)
     ('0.002', '500', '20k', '500G')
     """
-    power = max(0, int(np.floor(np.log10(value) / 3 + 1e-9)))
+    power = min(max(0, int(np.floor(np.log10(value) / 3 + 1e-9))), 6)
     return f"{value / 1000.0**power:g}{['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"
 
 

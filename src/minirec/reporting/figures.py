@@ -137,7 +137,8 @@ def plot_rewards(
         The mean rewards above and below which samples were pruned, as lines; None: no
         such limit.
     mu
-        The mean reward at which learnability is highest, as a line; None: not drawn.
+        The mean reward at which learnability is highest, as a line if it lies among
+        those of the pool; None: not drawn.
     """
     figure = go.Figure()
     edges = _round_edges(candidates["mean_reward"].to_numpy())
@@ -184,7 +185,14 @@ def plot_rewards(
                 annotation=LABEL
                 | {"text": f"{words} ({limit:.3g})", "xanchor": anchor},
             )
-    if mu is not None:
+    if mu is not None and not edges[0] <= mu <= edges[-1]:
+        # the axis would have to reach as far
+        figure.add_annotation(
+            LABEL
+            | {"text": f"mu ({mu:.3g})", "xref": "paper"}
+            | ({"x": 1, "xanchor": "right"} if mu > edges[-1] else {"x": 0})
+        )
+    elif mu is not None:
         figure.add_vline(
             mu,
             line={"color": ORANGE, "width": 2, "dash": "dot"},
@@ -530,7 +538,7 @@ def plot_training(
         "tickfont": {"size": 11},
     }
     figure.update_yaxes(**axis, nticks=5, rangemode="tozero")
-    steps = int(log["step"].max())
+    steps = int(log["step"].max()) if len(log) else 1
     figure.update_xaxes(
         **axis,
         range=[0.5, steps + 0.5],
