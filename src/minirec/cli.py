@@ -165,16 +165,14 @@ def _in_a_sentence(run: Callable[..., Any]) -> Callable[..., Any]:
 def _going_on() -> str:
     """Return this command with what lets it go on, also where `make` had called it."""
     name, *given = sys.argv
-    path = Path(name)
+    path = Path(name).absolute()
     more = [] if MISSING in given else [MISSING]
     if path.name == "__main__.py":
         return shlex.join(["python", "-m", path.parent.name, *given, *more])
-    if shutil.which(path.name) != str(path.absolute()):
-        path = path.absolute()
-        if path.is_relative_to(Path.cwd()):
-            path = path.relative_to(Path.cwd())
-    else:
+    if shutil.which(path.name) == str(path):
         path = Path(path.name)
+    elif path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
     return shlex.join([str(path), *given, *more])
 
 
