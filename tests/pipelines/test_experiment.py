@@ -231,6 +231,17 @@ def test_processes_side_by_side_change_nothing(again, tmp_path):
         pd.testing.assert_frame_equal(without_time(table), without_time(same))
 
 
+def test_more_prompts_to_tune_on_leave_what_was_made(again, tmp_path):
+    def made():
+        return {path for path in tmp_path.glob("*/*") if path.parent.name != "ranks"}
+
+    own = {"seeds": [4], "search": [{}], "only": "random"}
+    again(tmp_path, **own, valid=0)
+    first = made()
+    again(tmp_path, **own, valid=12)
+    assert made() == first != set()
+
+
 def test_seeds_differ_in_policy_proxy_and_draw(ran):
     before = ran.rankings[ran.rankings["arm"] == "before"]
     one, two = (before[before["seed"] == seed]["rank"].tolist() for seed in (1, 2))

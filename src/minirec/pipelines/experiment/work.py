@@ -417,8 +417,7 @@ class Folders:
         self._code = Code()
         kind = given.policy.kind
         self._common = fingerprint(
-            prompts=given.prompts[given.prompts[SPLIT] != TEST],
-            scored_valid=given.scored_valid,
+            prompts=given.scored(seed=0),  # of any seed: they differ in order alone
             items=given.items,
             policy_model=of_model(given.policy_model),
             encoder_model=of_model(given.encoder_model),
