@@ -30,7 +30,7 @@ from minirec.costs import Costs, counting
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.lineage.record import location, read
-from minirec.parameters import Parameters, check_arms, check_parameters
+from minirec.parameters import Parameters, check_arms, check_parameters, try_choices
 from minirec.pipeline_registry import ORDER, pipeline_of
 from minirec.reporting import experiment, summary
 
@@ -93,8 +93,8 @@ class InputHook:
     ) -> None:
         """Refuse to be one of several processes that would all write the same tables.
 
-        Check every arm of an experiment, if one runs. Import transformers before
-        several threads do at once: one would fail.
+        Try strategies of one's own. Check every arm of an experiment, if one runs.
+        Import transformers before several threads do at once: one would fail.
         """
         processes = os.environ.get("WORLD_SIZE", "1")
         if processes != "1":
@@ -104,6 +104,7 @@ class InputHook:
                 "alone, with execution.accelerate: {num_processes: "
                 f"{processes}}}; if the variable means something else, unset it"
             )
+        try_choices(self.checked.select)
         if any("experiment" in node.tags for node in pipeline.nodes):
             check_arms(self.checked)
         if "ThreadRunner" in run_params["runner"]:

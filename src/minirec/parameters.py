@@ -21,11 +21,15 @@ from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
 from minirec.policy.rewards import try_reward
 from minirec.ranking.rewards import weighted_sum
+from minirec.selection.answers import try_order, try_strategy
 from minirec.selection.strategies import READ_GRADIENTS
 from minirec.training.item_settings import item_settings
 
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
 OF_CATALOG = {"policy_model", "policy_revision", "encoder_model", "encoder_revision"}
+
+# how functions of one's own are tried, by the parameter that an arm gives
+TRIALS = {"select.strategy": try_strategy, "select.curriculum.order": try_order}
 
 
 class Parameters(Params, extra="ignore"):
@@ -201,6 +205,8 @@ def check_parameters(parameters: dict) -> Parameters:
 def check_arms(parameters: Parameters) -> None:
     """Refuse an arm of the experiment whose parameters could not be run with.
 
+    A strategy or order of its own is tried, as by `try_choices`.
+
     Parameters
     ----------
     parameters
@@ -216,8 +222,14 @@ def check_arms(parameters: Parameters) -> None:
     whole = parameters.model_dump(mode="json", exclude={"experiment"})
     # those that the arms' gradients are to agree with
     whole["preprocess"]["pool"]["valid"] = parameters.experiment.scored_valid
+    tried = set()
     for arm in parameters.experiment.names:
         for number, overrides in enumerate(parameters.experiment.settings(arm)):
+            tried |= {
+                (f"experiment.arms.{arm}: {name}", overrides[name], attempt)
+                for name, attempt in TRIALS.items()
+                if name in overrides
+            }
             try:
                 Parameters.model_validate(changed(whole, overrides))
             except ValidationError as error:
@@ -225,6 +237,24 @@ def check_arms(parameters: Parameters) -> None:
                     f"experiment.arms.{arm}, setting {number} "
                     f"({shown(overrides)}): {_sentences(error)}"
                 ) from None
+    for name, path, attempt in sorted(tried, key=lambda each: each[:2]):
+        attempt(path, name)
+
+
+def try_choices(select: SelectParams) -> None:
+    """Try the strategies and the order, if they are one's own, and warn if they fail.
+
+    The run asks them only when everything is scored.
+
+    Parameters
+    ----------
+    select
+        That names them.
+    """
+    try_strategy(select.strategy, "select.strategy")
+    for path in select.compare:
+        try_strategy(path, "select.compare")
+    try_order(select.curriculum.order, "select.curriculum.order")
 
 
 def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

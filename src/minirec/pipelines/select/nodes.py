@@ -26,6 +26,7 @@ from minirec.pipelines.select.params import CurriculumParams, PruneParams
 from minirec.progress import Progress
 from minirec.reporting import figures, picks
 from minirec.selection import pruning
+from minirec.selection.answers import sample_ids
 from minirec.selection.curriculum import stage_of
 from minirec.selection.learnability import mu_and_sigma
 from minirec.types import Matrix
@@ -141,7 +142,7 @@ def stage_curriculum(
             "selection holds samples that scores does not: they were made from "
             "different pools; run `kedro run --pipelines select`"
         )
-    ordered = _samples_among(
+    ordered = sample_ids(
         call(order, name, ids, reward.reindex(ids).to_numpy(), n_stages, seed),
         selection[SAMPLE_ID],
         len(ids),
@@ -223,7 +224,7 @@ def _choose(
     """Let the strategy that a parameter names choose, and check its answer."""
     name = f"{parameter} {path}"
     chosen = call(function_at(path, parameter), name, tables, size, seed)
-    return _samples_among(chosen, tables["candidates"][SAMPLE_ID], size, name)
+    return sample_ids(chosen, tables["candidates"][SAMPLE_ID], size, name)
 
 
 def plot_rewards(
@@ -237,27 +238,3 @@ def plot_rewards(
     easy, hard = pruning.limits(rewards, prune.too_easy, prune.too_hard)
     mu, _ = mu_and_sigma(rewards, learnability.mu, learnability.sigma)
     return figures.plot_rewards(candidates, selection, easy, hard, mu)
-
-
-def _samples_among(
-    answer: Any, known: "pd.Series[int]", size: int, name: str
-) -> NDArray[np.int64]:
-    """Check that a function named in the parameters returned ``size`` known samples."""
-    ids = np.asarray(answer)
-    if ids.shape != (size,) or not np.issubdtype(ids.dtype, np.integer):
-        raise InputError(
-            f"{name} returned an array of shape {ids.shape} and type {ids.dtype}: it "
-            f"must return {size} sample ids"
-        )
-    if len(np.unique(ids)) != size:
-        raise InputError(
-            f"{name} returned {size - len(np.unique(ids))} repeated samples: it must "
-            "return each sample once"
-        )
-    if not np.isin(ids, known).all():
-        stranger = ids[np.argmin(np.isin(ids, known))]
-        raise InputError(
-            f"{name} returned sample {stranger}, which was not among those given: it "
-            "must return ids of these alone"
-        )
-    return ids.astype(np.int64)
