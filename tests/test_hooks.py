@@ -428,6 +428,17 @@ def test_pipelines_in_any_order_take_a_group_whole_and_in_part(parameters, modul
     assert policy == PolicyParams.model_validate(parameters["policy"])
 
 
+def breaks(tables, k, seed):
+    raise KeyError("column")
+
+
+def test_a_strategy_that_would_fail_is_told_of_when_the_run_begins(parameters, caplog):
+    own = {**parameters["select"], "strategy": f"{__name__}.breaks"}
+    checked({**parameters, "select": own})
+    said = f"select.strategy {__name__}.breaks failed: KeyError: 'column' (test_hooks"
+    assert said in caplog.text
+
+
 def test_data_are_called_as_the_catalog_or_the_parameters_do(parameters):
     def called(data=None):
         own = {**parameters["experiment"], "data": data}

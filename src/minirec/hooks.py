@@ -75,6 +75,7 @@ class InputHook:
         """
         given = context.config_loader["parameters"]
         self.checked: Parameters = check_parameters(given)
+        try_choices(self.checked.select)
         arms = self.checked.experiment
         if arms is not None and arms.data is None:
             name = name_of(context.config_loader["catalog"].get("raw_interactions", {}))
@@ -93,8 +94,8 @@ class InputHook:
     ) -> None:
         """Refuse to be one of several processes that would all write the same tables.
 
-        Try strategies of one's own. Check every arm of an experiment, if one runs.
-        Import transformers before several threads do at once: one would fail.
+        Check every arm of an experiment, if one runs. Import transformers before
+        several threads do at once: one would fail.
         """
         processes = os.environ.get("WORLD_SIZE", "1")
         if processes != "1":
@@ -104,7 +105,6 @@ class InputHook:
                 "alone, with execution.accelerate: {num_processes: "
                 f"{processes}}}; if the variable means something else, unset it"
             )
-        try_choices(self.checked.select)
         if any("experiment" in node.tags for node in pipeline.nodes):
             check_arms(self.checked)
         if "ThreadRunner" in run_params["runner"]:

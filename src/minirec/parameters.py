@@ -28,9 +28,6 @@ from minirec.training.item_settings import item_settings
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
 OF_CATALOG = {"policy_model", "policy_revision", "encoder_model", "encoder_revision"}
 
-# how functions of one's own are tried, by the parameter that an arm gives
-TRIALS = {"select.strategy": try_strategy, "select.curriculum.order": try_order}
-
 
 class Parameters(Params, extra="ignore"):
     """The groups that the pipelines take; groups of your own are left alone."""
@@ -222,23 +219,22 @@ def check_arms(parameters: Parameters) -> None:
     whole = parameters.model_dump(mode="json", exclude={"experiment"})
     # those that the arms' gradients are to agree with
     whole["preprocess"]["pool"]["valid"] = parameters.experiment.scored_valid
-    tried = set()
+    tried = {parameters.select.strategy, parameters.select.curriculum.order}
     for arm in parameters.experiment.names:
         for number, overrides in enumerate(parameters.experiment.settings(arm)):
-            tried |= {
-                (f"experiment.arms.{arm}: {name}", overrides[name], attempt)
-                for name, attempt in TRIALS.items()
-                if name in overrides
-            }
             try:
-                Parameters.model_validate(changed(whole, overrides))
+                own = Parameters.model_validate(changed(whole, overrides))
             except ValidationError as error:
                 raise InputError(
                     f"experiment.arms.{arm}, setting {number} "
                     f"({shown(overrides)}): {_sentences(error)}"
                 ) from None
-    for name, path, attempt in sorted(tried, key=lambda each: each[:2]):
-        attempt(path, name)
+            strategy, order = own.select.strategy, own.select.curriculum.order
+            if strategy not in tried:
+                try_strategy(strategy, f"experiment.arms.{arm}: select.strategy")
+            if order not in tried:
+                try_order(order, f"experiment.arms.{arm}: select.curriculum.order")
+            tried |= {strategy, order}
 
 
 def try_choices(select: SelectParams) -> None:

@@ -437,6 +437,20 @@ def test_an_arm_may_tune_what_it_alone_has(given):
     ]
 
 
+def breaks(ids, mean_reward, n_stages, seed):
+    raise KeyError("column")
+
+
+def test_the_order_of_an_arm_is_tried_before_anything_is_scored(given, caplog):
+    whole = copy.deepcopy(given)
+    order = f"{__name__}.breaks"
+    whole["experiment"]["arms"] = {"a": {"select.curriculum.order": order}}
+    whole["experiment"]["only"] = None
+    check_arms(check_parameters(whole))
+    (said,) = caplog.messages  # once, though the arm has two settings
+    assert said.startswith(f"experiment.arms.a: select.curriculum.order {order} failed")
+
+
 def test_a_larger_choice_than_the_pool_is_refused_where_the_pool_is_all(again):
     with pytest.raises(InputError, match="no prompts beyond the 16"):
         again("unused", scored_valid=16)

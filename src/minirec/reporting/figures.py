@@ -308,7 +308,6 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
     """
     rows = curriculum.sort_values("position")
     rows = rows.assign(place=rows["position"] + 1, stage=rows["stage"] + 1)
-    window = len(rows) // 8
     figure = go.Figure()
     figure.add_scatter(
         x=rows["place"],
@@ -320,16 +319,7 @@ def plot_curriculum(curriculum: pd.DataFrame) -> go.Figure:
         hovertemplate="sample %{customdata[0]}, stage %{customdata[1]}<br>"
         "place %{x}<br>mean reward %{y:.4f}<extra></extra>",
     )
-    if window > 1:
-        means = rows["mean_reward"].rolling(window, center=True, min_periods=1).mean()
-        figure.add_scatter(
-            x=rows["place"],
-            y=means,
-            mode="lines",
-            line={"color": VERMILION, "width": 3},
-            name=f"mean of {window:,} samples around",
-            hovertemplate="place %{x}<br>mean %{y:.4f}<extra></extra>",
-        )
+    _add_running_mean(figure, rows["place"], rows["mean_reward"], "sample", "place")
     stages = rows.groupby("stage")["place"].agg(["min", "max"]).reset_index()
     labelled = stages[:: -(-len(stages) // LABELS)]
     # all at once: plotly copies those there are with each that is added
@@ -470,6 +460,32 @@ def unit_rows(
     return vectors / np.where(norms > 0, norms, 1)
 
 
+def _add_running_mean(
+    figure: go.Figure,
+    x: "pd.Series[int]",
+    y: "pd.Series[float]",
+    of: str,
+    along: str,
+    **where: Any,
+) -> None:
+    """Draw the mean over an eighth of all points around each; of under 16, nothing.
+
+    ``of`` names what a point is, and ``along`` the axis.
+    """
+    window = len(y) // 8
+    if window < 2:
+        return
+    figure.add_scatter(
+        x=x,
+        y=y.rolling(window, center=True, min_periods=1).mean(),
+        mode="lines",
+        line={"color": VERMILION, "width": 3},
+        name=f"mean of {window:,} {of}s around",
+        hovertemplate=f"{along} %{{x}}<br>mean %{{y:.4~g}}<extra></extra>",
+        **where,
+    )
+
+
 def plot_training(
     training_log: pd.DataFrame, consumed: pd.DataFrame | None = None
 ) -> go.Figure:
@@ -489,7 +505,6 @@ def plot_training(
     from plotly.subplots import make_subplots
 
     log = training_log.sort_values("step")
-    window = len(log) // 8
     panels = list(CURVES)
     figure = make_subplots(
         rows=len(panels) // 2,
@@ -513,17 +528,9 @@ def plot_training(
             hovertemplate="step %{x}<br>%{y:.4~g}<extra></extra>",
             **where,
         )
-        if window > 1:
-            figure.add_scatter(
-                x=log["step"],
-                y=own.rolling(window, center=True, min_periods=1).mean(),
-                mode="lines",
-                line={"color": VERMILION, "width": 2},
-                name=f"mean of {window:,} steps around",
-                showlegend=place == 0,
-                hovertemplate="step %{x}<br>mean %{y:.4~g}<extra></extra>",
-                **where,
-            )
+        _add_running_mean(
+            figure, log["step"], own, "step", "step", showlegend=place == 0, **where
+        )
     stages = 0 if consumed is None else consumed["stage"].nunique()
     bands = [] if consumed is None else _spans(log["step"], consumed)
     shapes = [
