@@ -155,6 +155,7 @@ def test_a_table_that_cannot_be_used(refused, own_file, rows, sentence):
         ("ann,a,noon", "timestamp 'noon' is not a number"),
         (" NaN,a,1", "user_id is ' NaN', which stands for none"),
         ("ann,n/a,1", "item_id is 'n/a', which stands for none"),
+        (r"\N,a,1", r"user_id is '\N', which stands for none"),
         ("ann,a", "Expected Number of Columns: 3 Found: 2"),
     ],
 )
