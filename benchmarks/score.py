@@ -229,26 +229,56 @@ def measure(
     proxy_steps: int,
 ) -> dict[str, tuple[float, float, int]]:
     """Return by step the median seconds of both ways, and operations of ours."""
-    import torch
-
     from minirec.columns import PROMPT, REWARD, SAMPLE_ID, TOKEN_ID
-    from minirec.functions import function_at
     from minirec.pipelines.score.nodes import _pool
-    from minirec.policy import gradients
-    from minirec.policy.rewards import Tasks, Written, reward_completions
-    from minirec.policy.text import load_catalogue, load_policy
-    from minirec.policy.workers import make_differentiator, make_prober
 
     pool = _pool(tables["prompts"]).sample(n, random_state=0)
     pool = pool.sort_values("n_tokens", ascending=False)
-    models = {name: tables[name] for name in ("policy_model", "encoder_model")}
-    catalogue = {name: tables[name] for name in ("items", "item_embeddings")}
-    policy, adapter = params.policy, tables["proxy_adapter"]
-    work = make_prober(
-        **models,
-        **catalogue,
-        adapter=adapter,
-        policy=policy,
+    probe, collect = our_workers(tables, params, group)
+    plain, parameters = plain_policy(tables, params)
+    size = params.score.probe.batch_size or AT_ONCE
+    batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
+
+    def ours() -> pd.DataFrame:
+        return pd.concat([probe(batch).to_pandas() for batch in batches])
+
+    def in_parts(differentiate: Callable[[Any], Any], table: pd.DataFrame) -> list[Any]:
+        step = params.score.gradients.batch_size or AT_ONCE
+        parts = [table.iloc[start : start + step] for start in range(0, n, step)]
+        return [differentiate(part) for part in parts]
+
+    times: Timed = {}
+    products = {"rollouts": products_of(ours)}
+    for _ in range(repeats):
+        written = timed(times, "rollouts", ours)
+        again = partial(plain_probe, plain, tables, params, batches, group, written)
+        timed(times, "plain rollouts", again)
+        tokens = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
+        table = pool[[SAMPLE_ID, PROMPT]].join(tokens, on=SAMPLE_ID)
+        rng = np.random.default_rng(0)  # spread rewards: equal ones would cost nothing
+        table[REWARD] = list(rng.random((n, group)))
+        for space, differentiate in collect.items():
+            name, own = f"{space}_gradients", partial(in_parts, differentiate, table)
+            if name not in products:
+                products[name] = products_of(own)
+            timed(times, name, own)
+        alone = partial(plain_gradients, plain, parameters, table, params)
+        timed(times, "plain gradients", alone)
+    proxy(times, tables, params, pool, proxy_steps, repeats)
+    return steps_of(times, products, params, len(pool), proxy_steps)
+
+
+def our_workers(
+    tables: dict[str, Any], params: Any, group: int
+) -> tuple[Callable[[Any], Any], dict[str, Callable[[Any], Any]]]:
+    """Return what the project probes by, and what it differentiates by in each space."""
+    from minirec.policy.workers import make_differentiator, make_prober
+
+    names = ("policy_model", "encoder_model", "items", "item_embeddings")
+    probe = make_prober(
+        **{name: tables[name] for name in names},
+        adapter=tables["proxy_adapter"],
+        policy=params.policy,
         ranking=params.ranking,
         rollouts=group,
         adaptive=None,
@@ -259,8 +289,8 @@ def measure(
     collect = {
         space: make_differentiator(
             tables["policy_model"],
-            adapter,
-            policy,
+            tables["proxy_adapter"],
+            params.policy,
             space,
             gradient.last_blocks,
             gradient.dimensions,
@@ -268,84 +298,85 @@ def measure(
         )
         for space in ("lora", "hidden")
     }
-    reward = function_at(params.ranking.reward, "ranking.reward")
+    return probe, collect
+
+
+def plain_policy(tables: dict[str, Any], params: Any) -> tuple[Any, list[Any]]:
+    """Return the proxy, and its parameters in which gradients are taken."""
+    from minirec.policy import gradients
+    from minirec.policy.text import load_catalogue, load_policy
+
+    names = ("encoder_model", "items", "item_embeddings")
     plain = load_policy(
         tables["policy_model"],
-        adapter,
-        load_catalogue(
-            tables["encoder_model"],
-            tables["items"],
-            tables["item_embeddings"],
-            params.ranking,
-        ),
-        policy,
+        tables["proxy_adapter"],
+        load_catalogue(*(tables[name] for name in names), params.ranking),
+        params.policy,
     )
-    parameters = [
-        p for _, p in gradients.trainable_parameters(plain.lm, gradient.last_blocks)
-    ]
+    blocks = params.score.gradients.last_blocks
+    parameters = [p for _, p in gradients.trainable_parameters(plain.lm, blocks)]
     for parameter in plain.lm.parameters():
         parameter.requires_grad_(any(parameter is own for own in parameters))
-    tasks = Tasks(pool, tables["items"])
-    size = params.score.probe.batch_size or AT_ONCE
-    batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
-    limit = policy.sampling.max_new_tokens
-    temperature = policy.sampling.temperature
+    return plain, parameters
 
-    def ours() -> pd.DataFrame:
-        return pd.concat([work(batch).to_pandas() for batch in batches])
 
-    def plainly(written: pd.DataFrame) -> None:
-        by_sample = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
-        for batch in batches:
-            forced = [list(t) for s in batch[SAMPLE_ID] for t in by_sample[s]]
-            prompts = batch[PROMPT].tolist()
-            with torch.inference_mode():
-                tokens = plain_rollouts(
-                    plain.lm, plain.tokenizer, prompts, forced, limit
-                )
-            if tokens != forced:
-                raise click.ClickException("generate wrote other tokens than ours")
-            texts = plain.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            ids = batch[SAMPLE_ID].repeat(group).to_numpy()
-            reward_completions(plain, tasks, reward, ids, Written(texts))
+def plain_probe(
+    plain: Any,
+    tables: dict[str, Any],
+    params: Any,
+    batches: list[pd.DataFrame],
+    group: int,
+    written: pd.DataFrame,
+) -> None:
+    """Let transformers write what ours wrote, and reward it."""
+    import torch
 
-    times: Timed = {}
-    products = {"rollouts": products_of(ours)}
-    for _ in range(repeats):
-        written = timed(times, "rollouts", ours)
-        timed(times, "plain rollouts", lambda: plainly(written))  # noqa: B023
-        key = written.groupby(SAMPLE_ID)
-        table = pool[[SAMPLE_ID, PROMPT]].join(key[TOKEN_ID].agg(list), on=SAMPLE_ID)
-        rng = np.random.default_rng(0)  # spread rewards: equal ones would cost nothing
-        table[REWARD] = list(rng.random((n, group)))
-        step = gradient.batch_size or AT_ONCE
-        for space, differentiate in collect.items():
-            parts = [table.iloc[start : start + step] for start in range(0, n, step)]
-            name = f"{space}_gradients"
-            own = partial(
-                lambda f, over: [f(part) for part in over], differentiate, parts
-            )
-            if name not in products:
-                products[name] = products_of(own)
-            timed(times, name, own)
-        advantages = gradients.group_advantages(table[REWARD].tolist())
-        ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)
-        timed(
-            times,
-            "plain gradients",
-            lambda: [
-                plain_gradient(
-                    plain.lm,
-                    ids["input_ids"][row],  # noqa: B023
-                    [list(tokens) for tokens in table[TOKEN_ID].iloc[row]],  # noqa: B023
-                    advantages[row],  # noqa: B023
-                    temperature,
-                    parameters,
-                )
-                for row in range(n)
-            ],
+    from minirec.columns import PROMPT, SAMPLE_ID, TOKEN_ID
+    from minirec.policy.rewards import Tasks, Written, reward_completions
+    from minirec.ranking.rewards import weighted_sum
+
+    tasks = Tasks(pd.concat(batches), tables["items"])
+    reward = weighted_sum(params.ranking.rewards)
+    limit = params.policy.sampling.max_new_tokens
+    by_sample = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
+    for batch in batches:
+        forced = [list(t) for s in batch[SAMPLE_ID] for t in by_sample[s]]
+        prompts = batch[PROMPT].tolist()
+        with torch.inference_mode():
+            tokens = plain_rollouts(plain.lm, plain.tokenizer, prompts, forced, limit)
+        if tokens != forced:
+            raise click.ClickException("generate wrote other tokens than ours")
+        texts = plain.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        ids = batch[SAMPLE_ID].repeat(group).to_numpy()
+        reward_completions(plain, tasks, reward, ids, Written(texts))
+
+
+def plain_gradients(
+    plain: Any, parameters: list[Any], table: pd.DataFrame, params: Any
+) -> None:
+    """Take each sample's gradient by itself."""
+    from minirec.columns import PROMPT, REWARD, TOKEN_ID
+    from minirec.policy import gradients
+
+    advantages = gradients.group_advantages(table[REWARD].tolist())
+    ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)["input_ids"]
+    for prompt, written, advantage in zip(
+        ids, table[TOKEN_ID], advantages, strict=True
+    ):
+        plain_gradient(
+            plain.lm,
+            prompt,
+            [list(tokens) for tokens in written],
+            advantage,
+            params.policy.sampling.temperature,
+            parameters,
         )
-    proxy(times, tables, params, pool, proxy_steps, repeats)
+
+
+def steps_of(
+    times: Timed, products: dict[str, int], params: Any, n: int, proxy_steps: int
+) -> dict[str, tuple[float, float, int]]:
+    """Return by step the median seconds of both ways, and operations of ours."""
     middle = {name: median(seconds) for name, seconds in times.items()}
     beside = {"rollouts": "plain rollouts", "proxy": "plain proxy"}
     steps = {
@@ -358,7 +389,7 @@ def measure(
     }
     # as many steps for n prompts as the project takes for its pool
     every = params.score.proxy.prompts / params.score.proxy.prompts_per_step
-    share = every * n / (params.preprocess.pool.train or len(pool)) / proxy_steps
+    share = every * n / (params.preprocess.pool.train or n) / proxy_steps
     whole = [
         steps["rollouts"][way]
         + steps["lora_gradients"][way]

@@ -226,33 +226,15 @@ def probe_rewards(
         "server": probe.server,
         "seed": seed,
     }
-    from minirec.policy.memory import prompts_at_once, ranked_at_once
-
-    fit = ranked_at_once(probe.in_a_round, len(items), memory_gb)
-    batch_size = probe.batch_size or min(_ASKED, fit)
-    if policy.kind == "item_tokens":
-        from minirec.policy.item_tokens import AT_ONCE, check_weights
-
-        check_weights(proxy_adapter, policy, items)
-        batch_size = probe.batch_size or AT_ONCE
-    elif probe.server is None:
-        from minirec.policy.loading import attach_adapter, outline
-
-        # also where the size is given: an adapter that does not fit shows at once
-        lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
-        batch_size = probe.batch_size or _told(
-            "probe_rewards",
-            prompts_at_once(
-                lm,
-                int(scored[N_TOKENS].max()),
-                probe.in_a_round,
-                policy.sampling.max_new_tokens,
-                len(items),
-                memory_gb,
-            ),
-            len(scored),
-            memory_gb,
-        )
+    batch_size = _probed_at_once(
+        scored,
+        items,
+        proxy_adapter,
+        policy_model,
+        policy,
+        probe,
+        memory_gb,
+    )
     tables = map_batches(
         make_prober,
         init,
@@ -269,6 +251,45 @@ def probe_rewards(
         logger.info("probe_rewards: %d of %d rollouts written", len(table), most)
     key = [SAMPLE_ID, ROLLOUT]
     return table[[*key, COMPLETION, TOKEN_ID]], table[[*key, RANK, REWARD, FAILURE]]
+
+
+def _probed_at_once(
+    scored: pd.DataFrame,
+    items: pd.DataFrame,
+    proxy_adapter: Adapter,
+    policy_model: Model,
+    policy: PolicyParams,
+    probe: ProbeParams,
+    memory_gb: float,
+) -> int:
+    """Return how many prompts are answered at once; refuse a proxy that does not fit."""
+    if policy.kind == "item_tokens":
+        from minirec.policy.item_tokens import AT_ONCE, check_weights
+
+        check_weights(proxy_adapter, policy, items)
+        return probe.batch_size or AT_ONCE
+    from minirec.policy.memory import prompts_at_once, ranked_at_once
+
+    if probe.server is not None:
+        fit = ranked_at_once(probe.in_a_round, len(items), memory_gb)
+        return probe.batch_size or min(_ASKED, fit)
+    from minirec.policy.loading import attach_adapter, outline
+
+    # also where the size is given: an adapter that does not fit shows at once
+    lm = attach_adapter(outline(policy_model, policy.dtype), proxy_adapter)
+    return probe.batch_size or _told(
+        "probe_rewards",
+        prompts_at_once(
+            lm,
+            int(scored[N_TOKENS].max()),
+            probe.in_a_round,
+            policy.sampling.max_new_tokens,
+            len(items),
+            memory_gb,
+        ),
+        len(scored),
+        memory_gb,
+    )
 
 
 def collect_gradients(
