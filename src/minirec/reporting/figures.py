@@ -174,6 +174,24 @@ def plot_rewards(
         hovertemplate="sample %{customdata[0]}, pick %{customdata[1]}<br>"
         "mean reward %{x:.4f}<extra>selected</extra>",
     )
+    _mark_rewards(figure, edges, too_easy, too_hard, mu)
+    return figure.update_layout(
+        LAYOUT,
+        barmode="stack",
+        title={"text": f"What the proxy earned on the {len(candidates):,} samples"},
+        xaxis={"title": {"text": "mean reward of a sample's rollouts"}},
+        yaxis={"title": {"text": "samples"}},
+    )
+
+
+def _mark_rewards(
+    figure: go.Figure,
+    edges: NDArray[np.float64],
+    too_easy: float | None,
+    too_hard: float | None,
+    mu: float | None,
+) -> None:
+    """Draw the limits, and mu or in which direction of the bars it lies."""
     for limit, words, anchor in (
         (too_hard, "\u25c2 too hard", "right"),
         (too_easy, "too easy \u25b8", "left"),
@@ -198,13 +216,6 @@ def plot_rewards(
             line={"color": ORANGE, "width": 2, "dash": "dot"},
             annotation=LABEL | {"text": f"mu ({mu:.3g})", "xanchor": "center"},
         )
-    return figure.update_layout(
-        LAYOUT,
-        barmode="stack",
-        title={"text": f"What the proxy earned on the {len(candidates):,} samples"},
-        xaxis={"title": {"text": "mean reward of a sample's rollouts"}},
-        yaxis={"title": {"text": "samples"}},
-    )
 
 
 def plot_selection(candidates: pd.DataFrame, selection: pd.DataFrame) -> go.Figure:
