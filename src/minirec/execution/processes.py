@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -78,11 +78,9 @@ def run_jobs(
         ):
             futures = [pool.submit(_counted, work, job) for job in jobs]
             try:
-                results = []
-                for future in futures:
-                    result, spent = future.result()
-                    costs.add(**spent)
-                    results.append(result)
+                # as they end: a long one would hold up the count of the others
+                for future in as_completed(futures):
+                    costs.add(**future.result()[1])
                     bar.update(1)
             except BrokenProcessPool:
                 raise InputError(
@@ -93,7 +91,7 @@ def run_jobs(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-            return results
+            return [future.result()[0] for future in futures]
 
 
 def ending_with_parent() -> Callable[[], Any] | None:
