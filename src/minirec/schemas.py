@@ -547,6 +547,7 @@ class ExperimentResults(pa.DataFrameModel):
     high: Series[float] = pa.Field(ge=0, description="over users; of all, seeds, too")
     seconds: Series[float] = pa.Field(ge=0, description="selection included")
     tokens: Series[float] = pa.Field(ge=0, description="selection included")
+    flops: Series[float] = pa.Field(ge=0, description="selection included")
 
     class Config:
         """One row an arm and seed, and one an arm."""

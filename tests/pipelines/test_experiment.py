@@ -144,6 +144,8 @@ def test_every_output_is_there_and_holds_what_its_schema_says(ran):
     for arm in arms:
         assert own.loc[(arm, "all"), "ndcg@10"] == pytest.approx(means[arm])
     assert own.loc[("random", "1"), "fraction"] == pytest.approx(10 / 24)
+    flops = ran.runs.groupby("arm")["flops"].mean()
+    assert own.loc[("random", "all"), "flops"] == pytest.approx(flops["random"])
     page = (reporting / "experiment_report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert "Plotly.newPlot" in page

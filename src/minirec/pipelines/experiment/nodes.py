@@ -253,7 +253,7 @@ def list_results(
     """List NDCG@10 and costs of each arm and seed, and of all seeds together.
 
     The interval of one seed is over users alone, that of all over users and seeds;
-    seconds and tokens of all seeds are means.
+    costs of all seeds are means.
     """
     parts = []
     for name, own in rankings.groupby(SEED):
@@ -266,7 +266,8 @@ def list_results(
         tokens=runs.filter(like="tokens_").sum(axis=1),
         fraction=runs["samples"] / runs["pool"],
     )
-    columns = ["fraction", "seconds", "tokens"]
+    spent = ["seconds", "tokens", "flops"]
+    columns = ["fraction", *spent]
     of_seeds = cost.assign(**{SEED: cost[SEED].astype(str)})[[ARM, SEED, *columns]]
     of_all = cost.groupby(ARM, as_index=False)[columns].mean().assign(**{SEED: "all"})
     table = table.merge(pd.concat([of_seeds, of_all]), on=[ARM, SEED])
@@ -277,7 +278,7 @@ def list_results(
     return renamed[
         [
             *("data", "policy", ARM, "fraction", SEED, "windows"),
-            *(METRIC, "low", "high", "seconds", "tokens"),
+            *(METRIC, "low", "high", *spent),
         ]
     ].reset_index(drop=True)
 
