@@ -224,6 +224,20 @@ def test_a_killed_experiment_goes_on_where_it_was(ran, again, tmp_path, monkeypa
     assert done == []
 
 
+def test_the_longest_training_begins_first(again, tmp_path, monkeypatch):
+    begun = []
+    run_jobs = nodes.run_jobs
+
+    def note(function, given, jobs, processes, label):
+        if label == "arms":
+            begun.extend(job.label for job in jobs)
+        return run_jobs(function, given, jobs, processes, label)
+
+    monkeypatch.setattr(nodes, "run_jobs", note)
+    again(tmp_path, search=[{}], only="random full", seeds=[6])
+    assert begun == ["full-0-seed-6", "random-0-seed-6", "before-seed-6"]
+
+
 def test_processes_side_by_side_change_nothing(again, tmp_path):
     one, two = (
         again(tmp_path / str(n), processes=n, search=[{}], only="random", seeds=[3])

@@ -122,7 +122,7 @@ def tune_arms(
     if not experiment.tunes:
         return pd.DataFrame(columns=columns)
     runs = _runs(given, settings, experiment.tuned_on, VALID)
-    run_jobs(work.rank_run, given, list(runs.values()), execution.processes, "tuning")
+    _train_and_rank(given, list(runs.values()), "tuning")
     rows = [
         (arm, number, _overrides(experiment, arm, number), seed, _ndcg(run))
         for (arm, number, seed), run in runs.items()
@@ -187,7 +187,7 @@ def run_arms(
         if chosen[arm] == number
     }
     runs = _runs(given, settings, experiment.seeds, TEST)
-    run_jobs(work.rank_run, given, list(runs.values()), execution.processes, "arms")
+    _train_and_rank(given, list(runs.values()), "arms")
     pool = int((prompts[SPLIT] == TRAIN).sum())
     rows: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []
@@ -393,6 +393,19 @@ def _runs(
                 label, seed, split, keys, path, own.train
             )
     return runs
+
+
+def _train_and_rank(given: work.Given, runs: list[work.Run], label: str) -> None:
+    """Do all runs, the longest first: one that begins last would train alone."""
+
+    def samples(run: work.Run) -> float:
+        if run.curriculum is None or run.train is None:
+            return 0
+        own = Kept(run.curriculum).load("curriculum")
+        return len(own) * run.train.grpo.num_train_epochs
+
+    jobs = sorted(runs, key=samples, reverse=True)
+    run_jobs(work.rank_run, given, jobs, given.execution.processes, label)
 
 
 def _overrides(experiment: ExperimentParams, arm: str, number: int) -> str | None:
