@@ -21,6 +21,7 @@ from minirec.datasets.costs import CostsDataset
 from minirec.datasets.table import TableDataset
 from minirec.errors import InputError
 from minirec.hooks import PARTS, CostHook, InputHook, SummaryHook, name_of
+from minirec.parameters import check_parameters
 from minirec.pipelines import experiment, preprocess, train_eval
 from minirec.pipelines import score as scoring
 from minirec.policy.params import PolicyParams
@@ -432,9 +433,15 @@ def breaks(tables, k, seed):
     raise KeyError("column")
 
 
-def test_a_strategy_that_would_fail_is_told_of_when_the_run_begins(parameters, caplog):
+def test_a_strategy_that_would_fail_is_told_of_before_scoring(parameters, caplog):
     own = {**parameters["select"], "strategy": f"{__name__}.breaks"}
-    checked({**parameters, "select": own})
+    loader = Loader(parameters={**parameters, "select": own}, globals={})
+    hook = InputHook()
+    hook.after_context_created(context=SimpleNamespace(config_loader=loader, env=None))
+    asked = {"run_params": {"runner": "SequentialRunner"}}
+    hook.before_pipeline_run(**asked, pipeline=preprocess.create_pipeline())
+    assert "breaks" not in caplog.text
+    hook.before_pipeline_run(**asked, pipeline=scoring.create_pipeline())
     said = f"select.strategy {__name__}.breaks failed: KeyError: 'column' (test_hooks"
     assert said in caplog.text
 
@@ -534,7 +541,9 @@ def widen(scores):
     return pd.DataFrame({"x": range(10_000)})
 
 
-def test_a_table_that_has_no_room_leaves_the_others(tmp_path, little_room):
+def test_a_table_that_has_no_room_leaves_the_others(tmp_path, little_room, parameters):
+    hook = InputHook()
+    hook.checked = check_parameters(parameters)
     catalog = DataCatalog.from_config(
         {
             name: {
@@ -550,10 +559,10 @@ def test_a_table_that_has_no_room_leaves_the_others(tmp_path, little_room):
     pipeline = Pipeline([score_node, wide])
     told = r"^wide cannot be written \(File too large\): make room"
     with little_room(20_000), pytest.raises(InputError, match=told):
-        run(pipeline, catalog, InputHook())
+        run(pipeline, catalog, hook)
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
     assert catalog.load("scores")["x"].tolist() == [2, 3]
-    run(Pipeline([wide]), catalog, InputHook())
+    run(Pipeline([wide]), catalog, hook)
     assert len(catalog.load("wide")) == 10_000
 
 

@@ -75,7 +75,6 @@ class InputHook:
         """
         given = context.config_loader["parameters"]
         self.checked: Parameters = check_parameters(given)
-        try_choices(self.checked.select)
         arms = self.checked.experiment
         if arms is not None and arms.data is None:
             name = name_of(context.config_loader["catalog"].get("raw_interactions", {}))
@@ -94,8 +93,9 @@ class InputHook:
     ) -> None:
         """Refuse to be one of several processes that would all write the same tables.
 
-        Check every arm of an experiment, if one runs. Import transformers before
-        several threads do at once: one would fail.
+        Check every arm of an experiment, if one runs, and before scoring try what
+        chooses of its scores. Import transformers before several threads do at once:
+        one would fail.
         """
         processes = os.environ.get("WORLD_SIZE", "1")
         if processes != "1":
@@ -105,8 +105,11 @@ class InputHook:
                 "alone, with execution.accelerate: {num_processes: "
                 f"{processes}}}; if the variable means something else, unset it"
             )
-        if any("experiment" in node.tags for node in pipeline.nodes):
+        parts = set().union(*(node.tags for node in pipeline.nodes))
+        if "experiment" in parts:
             check_arms(self.checked)
+        elif "score" in parts:
+            try_choices(self.checked)
         if "ThreadRunner" in run_params["runner"]:
             import transformers  # noqa: F401
 

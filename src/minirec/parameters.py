@@ -5,6 +5,7 @@ checks them all before anything runs, and refuses names that no node takes, such
 misspelt ``score.prob``.
 """
 
+from collections.abc import Container
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -219,7 +220,8 @@ def check_arms(parameters: Parameters) -> None:
     whole = parameters.model_dump(mode="json", exclude={"experiment"})
     # those that the arms' gradients are to agree with
     whole["preprocess"]["pool"]["valid"] = parameters.experiment.scored_valid
-    tried = {parameters.select.strategy, parameters.select.curriculum.order}
+    whole["select"]["compare"] = []  # an experiment compares its arms alone
+    tried: set[str] = set()
     for arm in parameters.experiment.names:
         for number, overrides in enumerate(parameters.experiment.settings(arm)):
             try:
@@ -229,28 +231,40 @@ def check_arms(parameters: Parameters) -> None:
                     f"experiment.arms.{arm}, setting {number} "
                     f"({shown(overrides)}): {_sentences(error)}"
                 ) from None
-            strategy, order = own.select.strategy, own.select.curriculum.order
-            if strategy not in tried:
-                try_strategy(strategy, f"experiment.arms.{arm}: select.strategy")
-            if order not in tried:
-                try_order(order, f"experiment.arms.{arm}: select.curriculum.order")
-            tried |= {strategy, order}
+            tried |= try_choices(own, tried, f"experiment.arms.{arm}: ")
 
 
-def try_choices(select: SelectParams) -> None:
-    """Try the strategies and the order, if they are one's own, and warn if they fail.
+def try_choices(
+    parameters: Parameters, tried: Container[str] = (), where: str = ""
+) -> set[str]:
+    """Try strategies and the order, if they are one's own, and warn if they fail.
 
     The run asks them only when everything is scored.
 
     Parameters
     ----------
-    select
-        That names them.
+    parameters
+        That name them.
+    tried
+        Paths that need not be tried again.
+    where
+        What stands before the parameters in a message.
+
+    Returns
+    -------
+    set of str
+        The paths of all.
     """
-    try_strategy(select.strategy, "select.strategy")
-    for path in select.compare:
-        try_strategy(path, "select.compare")
-    try_order(select.curriculum.order, "select.curriculum.order")
+    select, own = parameters.select, parameters.select.curriculum
+    named = dict.fromkeys(select.compare, "select.compare")
+    named[select.strategy] = "select.strategy"
+    for path, name in named.items():
+        if path not in tried:
+            gradients = parameters.score.gradients is not None
+            try_strategy(path, where + name, gradients)
+    if own.order not in tried:
+        try_order(own.order, f"{where}select.curriculum.order", own.n_stages)
+    return {*named, own.order}
 
 
 def plain_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

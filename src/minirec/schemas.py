@@ -346,7 +346,7 @@ class Comparisons(pa.DataFrameModel):
     metric: Series[str] = pa.Field(description="such as ndcg@10")
     method: Series[str] = pa.Field(description="as in `rankings`")
     other: Series[str] = pa.Field(description="the one that it is compared with")
-    difference: Series[float] = pa.Field(description="of the means, method less other")
+    difference: Series[float] = pa.Field(description="of the means, method minus other")
     low: Series[float] = pa.Field(description="of the paired bootstrap interval")
     high: Series[float] = pa.Field(description="of the paired bootstrap interval")
     p_value: Series[float] = pa.Field(gt=0, le=1, description="randomisation test")
@@ -510,7 +510,7 @@ class ExperimentComparisons(pa.DataFrameModel):
     metric: Series[str]
     arm: Series[str]
     other: Series[str]
-    difference: Series[float] = pa.Field(description="of the means, arm less other")
+    difference: Series[float] = pa.Field(description="of the means, arm minus other")
     low: Series[float] = pa.Field(description="of the interval over users and seeds")
     high: Series[float] = pa.Field(description="of the interval over users and seeds")
     p_value: Series[float] = pa.Field(
@@ -547,7 +547,9 @@ class ExperimentResults(pa.DataFrameModel):
     high: Series[float] = pa.Field(ge=0, description="over users; of all, seeds, too")
     seconds: Series[float] = pa.Field(ge=0, description="selection included")
     tokens: Series[float] = pa.Field(ge=0, description="selection included")
-    flops: Series[float] = pa.Field(ge=0, description="selection included")
+    flops: Series[float] = pa.Field(
+        ge=0, nullable=True, description="selection included; null: unknown"
+    )
 
     class Config:
         """One row an arm and seed, and one an arm."""

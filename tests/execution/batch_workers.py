@@ -87,3 +87,12 @@ def times(given, job):
     if job < 0:
         raise InputError(f"job is {job}")
     return given * job, os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def waits(given, job):
+    """Return at once, or when the given path is there."""
+    until = time.monotonic() + 30
+    while job == "slow" and not given.exists():
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.01)

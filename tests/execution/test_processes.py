@@ -1,11 +1,13 @@
 import os
 
 import pytest
-from batch_workers import times
+from batch_workers import times, waits
 
 from minirec import costs
 from minirec.errors import InputError
+from minirec.execution import processes as side_by_side
 from minirec.execution.processes import run_jobs
+from minirec.progress import Progress
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -16,6 +18,22 @@ def test_results_and_costs_are_those_of_all_jobs(processes):
     assert spent.tokens_read == 6
     here = {pid == os.getpid() for _, pid, _ in found}
     assert here == {processes == 1}
+
+
+def test_a_job_is_counted_when_it_ends_and_not_behind_a_longer_one(
+    tmp_path, monkeypatch
+):
+    counted = tmp_path / "counted"
+
+    class Bar(Progress):
+        def update(self, n=1):
+            counted.touch()
+            return super().update(n)
+
+    monkeypatch.setattr(side_by_side, "Progress", Bar)
+    # the slow one ends when another was counted
+    run_jobs(waits, counted, ["slow", "fast"], 2, "test")
+    assert counted.exists()
 
 
 @pytest.mark.parametrize(

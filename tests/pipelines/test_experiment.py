@@ -104,14 +104,14 @@ def ran(project, kedro):
 def again(ran, given):
     """Return a function that runs the experiment in this process, in some folder."""
 
-    def run(folder, processes=1, **experiment):
+    def run(folder, processes=1, prompts=ran.prompts, **experiment):
         whole = copy.deepcopy(given)
         whole["experiment"] |= experiment
         whole["execution"]["processes"] = processes
         params = check_parameters(whole)
         inputs = (
             ibis.memtable(ran.interactions),
-            ran.prompts,
+            prompts,
             ran.items,
             *({}, {}, params.policy, params.ranking, params.preprocess.window),
             *(params.score, params.select, params.train_eval, params.experiment),
@@ -224,7 +224,7 @@ def test_a_killed_experiment_goes_on_where_it_was(ran, again, tmp_path, monkeypa
     assert done == []
 
 
-def test_the_longest_training_begins_first(again, tmp_path, monkeypatch):
+def test_the_longest_training_begins_first(given, again, tmp_path, monkeypatch):
     begun = []
     run_jobs = nodes.run_jobs
 
@@ -234,8 +234,12 @@ def test_the_longest_training_begins_first(again, tmp_path, monkeypatch):
         return run_jobs(function, given, jobs, processes, label)
 
     monkeypatch.setattr(nodes, "run_jobs", note)
-    again(tmp_path, search=[{}], only="random full", seeds=[6])
-    assert begun == ["full-0-seed-6", "random-0-seed-6", "before-seed-6"]
+    full = given["experiment"]["arms"]["full"]
+    arms = {"one": {}, "same": {}, "full": full}
+    again(tmp_path, search=[{}], only=None, arms=arms, seeds=[6])
+    # and what another trains is not waited for
+    names = ["full-0", "one-0", "before", "same-0"]
+    assert begun == [f"{name}-seed-6" for name in names]
 
 
 def test_processes_side_by_side_change_nothing(again, tmp_path):
@@ -247,15 +251,32 @@ def test_processes_side_by_side_change_nothing(again, tmp_path):
         pd.testing.assert_frame_equal(without_time(table), without_time(same))
 
 
-def test_more_prompts_to_tune_on_leave_what_was_made(again, tmp_path):
+def test_more_prompts_to_tune_on_leave_what_was_made(ran, again, tmp_path):
     def made():
         return {path for path in tmp_path.glob("*/*") if path.parent.name != "ranks"}
 
     own = {"seeds": [4], "search": [{}], "only": "random"}
-    again(tmp_path, **own, valid=0)
+    valid = ran.prompts["split"] == "valid"
+    last = ran.prompts[valid].nlargest(6, "draw").index
+    again(tmp_path, prompts=ran.prompts.drop(index=last), **own)
     first = made()
-    again(tmp_path, **own, valid=12)
+    again(tmp_path, **own)
     assert made() == first != set()
+
+
+def test_costs_that_are_unknown_stay_so_in_the_results(ran, given):
+    params = check_parameters(given)
+    runs = ran.runs.copy()
+    runs.loc[(runs["arm"] == "full") & (runs["seed"] == 1), "flops"] = np.nan
+    metrics = pd.read_csv(ran.data / "08_reporting" / "experiment_metrics.csv")
+    tables = (runs, ran.rankings, metrics, ran.prompts, ran.items)
+    found = nodes.list_results(*tables, params.experiment, "item_tokens", 200, 0.95, 1)
+    schemas.ExperimentResults.validate(found.assign(data="ours"))
+    unknown = found[found["flops"].isna()]
+    assert unknown[["arm", "seed"]].to_numpy().tolist() == [
+        ["full", "1"],
+        ["full", "all"],
+    ]
 
 
 def test_seeds_differ_in_policy_proxy_and_draw(ran):

@@ -117,7 +117,7 @@ def test_without_the_whole_pool_there_is_no_share_of_it(metrics, comparisons, ru
     metrics, runs = (table[table["arm"] != "full"] for table in (metrics, runs))
     console = Console(file=io.StringIO(), width=80)
     console.print(experiment.summary_table(metrics, comparisons, runs))
-    assert "less full" not in console.file.getvalue()
+    assert "- full" not in console.file.getvalue()
     assert experiment.overview(metrics, runs)["relative"].isna().all()
 
 

@@ -56,7 +56,7 @@ _PROBE = 1000
 NUMBER_OR_DATE = "a number or an ISO date"
 
 # What programs write in the place of an id that is not there, in small letters.
-_NONE = ("nan", "na", "n/a", "#n/a", "<na>", "null", "none", r"\n")
+_NONE = ("nan", "n/a", "#n/a", "<na>", "null", "none", r"\n")
 
 # Beside our columns in what is written: why a row is bad, and its text if it is.
 _REASON, _TEXT = "__reason", "__text"

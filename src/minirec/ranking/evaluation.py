@@ -162,7 +162,7 @@ def comparison_table(
     Returns
     -------
     DataFrame
-        ``metric``, ``method``, ``other``, ``difference`` (of their means, method less
+        ``metric``, ``method``, ``other``, ``difference`` (of their means, method minus
         other) with its paired bootstrap interval (``low``, ``high``), ``p_value`` of
         `minirec.ranking.intervals.randomisation_test`, and ``p_holm``, which allows
         for all others that the method is compared with; ``users``, ``samples``. Each
@@ -344,7 +344,7 @@ def arm_comparisons(
     Returns
     -------
     DataFrame
-        ``metric``, ``arm``, ``other``, ``difference`` (of their means, arm less
+        ``metric``, ``arm``, ``other``, ``difference`` (of their means, arm minus
         other), ``low``, ``high``, ``p_value``, ``p_holm``, ``verdict`` (``better``,
         ``worse`` or ``open``), ``seeds``, ``users``, ``samples``; each pair in both
         directions.

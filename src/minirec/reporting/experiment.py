@@ -104,7 +104,7 @@ def summary_table(
     table.add_column("arm", no_wrap=True)
     table.add_column(TITLE, justify="right", no_wrap=True)
     for name in others:
-        table.add_column(f"less {name}", justify="right", no_wrap=True)
+        table.add_column(f"- {name}", justify="right", no_wrap=True)
     if FULL in others:
         table.add_column("cost", justify="right", no_wrap=True)
     found = _compared(comparisons)
@@ -165,7 +165,7 @@ def plot_arms(
         LAYOUT,
         title={"text": f"What each arm was worth, beside {base} ({mean:.4f})"},
         xaxis=AXIS
-        | {"title": {"text": f"{TITLE} less that of {base}, with its interval"}},
+        | {"title": {"text": f"{TITLE} minus that of {base}, with its interval"}},
         yaxis=AXIS
         | {
             "categoryorder": "array",
@@ -365,11 +365,11 @@ def _arms_section(
     return (
         html_table(
             [
-                *("arm", "samples", TITLE, *(f"less {n}" for n in others)),
+                *("arm", "samples", TITLE, *(f"minus {n}" for n in others)),
                 *(["cost"] if FULL in others else []),
             ],
             rows,
-            raw=[f"less {n}" for n in others],
+            raw=[f"minus {n}" for n in others],
         )
         + f"<p>Intervals hold the middle {confidence:.0%} of bootstrap draws of users "
         "and of seeds; a difference stands with its interval and p of a randomisation "
@@ -437,7 +437,7 @@ def _pairs(comparisons: pd.DataFrame) -> str:
     ]
     return folded(
         f"{len(rows)} differences in {TITLE}",
-        html_table(["arm", "less", "difference"], rows, raw=["difference"]),
+        html_table(["arm", "minus", "difference"], rows, raw=["difference"]),
     )
 
 

@@ -453,7 +453,7 @@ def _worth(tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]) ->
     methods = [name for name in METHODS if (name, names[0]) in cells]
     first = first_metrics(metrics)
     compared = _compared(comparisons, first[-1], confidence)
-    less = f"trained less it, {first[-1].upper()}"
+    minus = f"trained minus it, {first[-1].upper()}"
     sizes = metrics.iloc[0]
     rows = [
         [
@@ -472,7 +472,7 @@ def _worth(tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]) ->
         f"<p>The next item of {sizes['users']:,} users ({sizes['samples']:,} samples) "
         "of the test split, ranked among all items. Higher is better.</p>"
         + html_table(
-            ["method", *(name.upper() for name in first), less], rows, raw=[less]
+            ["method", *(name.upper() for name in first), minus], rows, raw=[minus]
         )
         + f"<p>Intervals hold the middle {confidence:.0%} of bootstrap draws of users; "
         "a difference stands with its paired interval and p of a randomisation test, "
@@ -493,10 +493,10 @@ def _worth(tables: Mapping[str, pd.DataFrame], parameters: Mapping[str, Any]) ->
         + folded(
             f"Each two methods, {first[-1].upper()}",
             html_table(
-                ["method", "less", "difference"],
+                ["method", "minus", "difference"],
                 pairs,
                 raw=["difference"],
-                texts=["less"],
+                texts=["minus"],
             ),
         )
     )

@@ -111,7 +111,7 @@ def comparison_table(comparisons: pd.DataFrame, metric: str) -> Table:
         "for all of these (Holm)",
         caption_style="",
     )
-    table.add_column("the trained policy less", no_wrap=True)
+    table.add_column("the trained policy minus", no_wrap=True)
     table.add_column(metric.upper(), justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
     for method, name in METHODS.items():

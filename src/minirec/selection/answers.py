@@ -1,6 +1,7 @@
 """What strategies and orders must answer, and how those of one's own are tried early."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.functions import call, function_at
 
-# of the tables on which functions of one's own are tried
-MADE_UP, CHOSEN, STAGES = 24, 6, 3
+# of the tables on which functions of one's own are tried; there are others beside the
+# candidates, and ids are not places
+MADE_UP, OTHERS, CHOSEN = 24, 4, 6
+IDS = 7 + 3 * np.arange(MADE_UP + OTHERS)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def sample_ids(
     return ids.astype(np.int64)
 
 
-def try_strategy(path: str, parameter: str) -> None:
+def try_strategy(path: str, parameter: str, with_gradients: bool) -> None:
     """Let a strategy of one's own choose among made-up candidates; warn if it fails.
 
     It is given the run's own only when they are scored, which may be hours later. No
@@ -93,59 +96,64 @@ def try_strategy(path: str, parameter: str) -> None:
         Of the function; those of MiniRec are not tried.
     parameter
         That names it, for messages.
+    with_gradients
+        Whether the run collects any.
 
     Raises
     ------
     InputError
         As `function_at`.
     """
-    tables = made_up_tables()
-    known = tables["candidates"][SAMPLE_ID]
-    _try(path, parameter, known, CHOSEN, tables, CHOSEN, 0)
+    if not _is_ours(function_at(path, parameter)):
+        tables = made_up_tables(with_gradients)
+        _try(path, parameter, CHOSEN, tables, CHOSEN, 0)
 
 
-def try_order(path: str, parameter: str) -> None:
+def try_order(path: str, parameter: str, n_stages: int) -> None:
     """Let an order of one's own order made-up samples; warn if it fails.
 
     Parameters
     ----------
     path, parameter
         As of `try_strategy`.
+    n_stages
+        That it is asked for.
 
     Raises
     ------
     InputError
         As `function_at`.
     """
-    candidates = made_up_tables()["candidates"]
-    known, reward = candidates[SAMPLE_ID], candidates[MEAN_REWARD]
-    given = (known.to_numpy(), reward.to_numpy(), STAGES, 0)
-    _try(path, parameter, known, len(known), *given)
+    if not _is_ours(function_at(path, parameter)):
+        own = made_up_tables()["candidates"]
+        given = (own[SAMPLE_ID].to_numpy(), own[MEAN_REWARD].to_numpy())
+        _try(path, parameter, MADE_UP, *given, min(n_stages, MADE_UP), 0)
 
 
-def _try(
-    path: str, parameter: str, known: "pd.Series[int]", size: int, *given: Any
-) -> None:
-    function = function_at(path, parameter)
-    if (getattr(function, "__module__", None) or "").startswith("minirec."):
-        return
+def _try(path: str, parameter: str, size: int, *given: Any) -> None:
     name = f"{parameter} {path}"
     try:
-        sample_ids(call(function, name, *given), known, size, name)
+        answer = call(function_at(path, parameter), name, *given)
+        sample_ids(answer, pd.Series(IDS[:MADE_UP]), size, name)
     except InputError as error:
+        said = str(error)
         logger.warning(
             "%s (tried on %d made-up samples, before the run's own are scored: mend it "
             "now if it would fail for those, too)",
-            error,
-            len(known),
+            # one of MiniRec's, which the function called, does not know who did
+            said if said.startswith(name) else f"{name}: {said}",
+            MADE_UP,
         )
 
 
-def made_up_tables() -> dict[str, Any]:
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return (getattr(function, "__module__", None) or "").startswith("minirec.")
+
+
+def made_up_tables(with_gradients: bool = True) -> dict[str, Any]:
     """Return what a strategy is given: see `minirec.selection.strategies`."""
     rng = np.random.default_rng(0)
-    n = MADE_UP
-    ids = np.arange(n)
+    n, n_all = MADE_UP, MADE_UP + OTHERS
     item_ids = np.array([f"item {i}" for i in range(6)])
     items = pd.DataFrame(
         {
@@ -157,31 +165,29 @@ def made_up_tables() -> dict[str, Any]:
     )
     prompts = pd.DataFrame(
         {
-            SAMPLE_ID: np.arange(n + 4),
-            SPLIT: [TRAIN] * n + [VALID] * 4,
-            DRAW: [*range(n), *range(4)],
-            USER_ID: [f"user {i // 2}" for i in range(n + 4)],
+            SAMPLE_ID: IDS,
+            SPLIT: [TRAIN] * n + [VALID] * OTHERS,
+            DRAW: [*range(n), *range(OTHERS)],
+            USER_ID: [f"user {i // 2}" for i in range(n_all)],
             PROMPT: "What next?",
             N_TOKENS: 3,
-            TARGET_ITEM_ID: item_ids[np.arange(n + 4) % 6],
+            TARGET_ITEM_ID: item_ids[np.arange(n_all) % 6],
         }
     )
     before = pd.Series(
-        [item_ids[np.arange(row + 1, row + 4) % 6] for row in range(n + 4)]
+        [item_ids[np.arange(row + 1, row + 4) % 6] for row in range(n_all)]
     )
     prompts = prompts.assign(**{HISTORY_ITEM_ID: before, SEEN_ITEM_ID: before})
     scores = {
         name: rng.random(n)
         for name in (MEAN_REWARD, STD_REWARD, LEARNABILITY, REPRESENTATIVENESS)
     }
-    candidates = pd.DataFrame({SAMPLE_ID: ids, **scores})
+    candidates = pd.DataFrame({SAMPLE_ID: IDS[:n], **scores})
     candidates[VALUE] = candidates[LEARNABILITY] + candidates[REPRESENTATIVENESS]
     candidates[REASON] = KEPT
-    matrices = {
-        name: {
-            SAMPLE_ID: np.arange(n + 4),
-            "matrix": rng.normal(size=(n + 4, 8)).astype(np.float32),
-        }
-        for name in ("gradients", "embeddings")
-    }
+    matrices = {}
+    for name, rows in (("gradients", n_all * with_gradients), ("embeddings", n_all)):
+        matrix = rng.normal(size=(rows, 8)).astype(np.float32)
+        matrix.flags.writeable = False  # as the maps of a run are
+        matrices[name] = {SAMPLE_ID: IDS[:rows], "matrix": matrix}
     return {"candidates": candidates, "prompts": prompts, "items": items, **matrices}

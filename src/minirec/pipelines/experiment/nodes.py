@@ -269,7 +269,9 @@ def list_results(
     spent = ["seconds", "tokens", "flops"]
     columns = ["fraction", *spent]
     of_seeds = cost.assign(**{SEED: cost[SEED].astype(str)})[[ARM, SEED, *columns]]
-    of_all = cost.groupby(ARM, as_index=False)[columns].mean().assign(**{SEED: "all"})
+    # what is unknown of one seed is of all
+    of_all = cost.groupby(ARM)[columns].mean(skipna=False).reset_index()
+    of_all = of_all.assign(**{SEED: "all"})
     table = table.merge(pd.concat([of_seeds, of_all]), on=[ARM, SEED])
     table = table.assign(data=experiment.data, policy=kind)
     renamed = table.rename(columns={"mean": METRIC, "samples": "windows"})
@@ -397,14 +399,20 @@ def _runs(
 
 def _train_and_rank(given: work.Given, runs: list[work.Run], label: str) -> None:
     """Do all runs, the longest first: one that begins last would train alone."""
+    lengths = {}
+    for run in runs:
+        # a training that several share is one's work, for which the others would wait
+        if run.curriculum is not None and run.train and run.trained not in lengths:
+            grpo = run.train.grpo
+            samples = len(Kept(run.curriculum).load("curriculum"))
+            answers = samples * grpo.num_train_epochs * grpo.num_generations
+            lengths[run.trained] = (answers, run.label)
 
-    def samples(run: work.Run) -> float:
-        if run.curriculum is None or run.train is None:
-            return 0
-        own = Kept(run.curriculum).load("curriculum")
-        return len(own) * run.train.grpo.num_train_epochs
+    def left(run: work.Run) -> float:
+        answers, first = lengths.get(run.trained, (0, None))
+        return answers if first == run.label else 0
 
-    jobs = sorted(runs, key=samples, reverse=True)
+    jobs = sorted(runs, key=left, reverse=True)
     run_jobs(work.rank_run, given, jobs, given.execution.processes, label)
 
 

@@ -417,7 +417,7 @@ class Folders:
         self._code = Code()
         kind = given.policy.kind
         self._common = fingerprint(
-            prompts=given.scored(seed=0),  # of any seed: they differ in order alone
+            prompts=given.scored(seed=0),  # a seed decides of `draw` alone
             items=given.items,
             policy_model=of_model(given.policy_model),
             encoder_model=of_model(given.encoder_model),
