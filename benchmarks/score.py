@@ -231,6 +231,9 @@ def measure(
     """Return by step the median seconds of both ways, and operations of ours."""
     from minirec.columns import PROMPT, REWARD, SAMPLE_ID, TOKEN_ID
     from minirec.pipelines.score.nodes import _pool
+    from minirec.policy.gradients import group_advantages
+    from minirec.policy.rewards import Tasks
+    from minirec.ranking.rewards import weighted_sum
 
     pool = _pool(tables["prompts"]).sample(n, random_state=0)
     pool = pool.sort_values("n_tokens", ascending=False)
@@ -238,6 +241,12 @@ def measure(
     plain, parameters = plain_policy(tables, params)
     size = params.score.probe.batch_size or AT_ONCE
     batches = [pool.iloc[start : start + size] for start in range(0, n, size)]
+    prompts = plain.tokenizer(pool[PROMPT].tolist(), add_special_tokens=False)
+    # what both ways are given is made before the clock runs
+    tasks = Tasks(pool, tables["items"])
+    reward = weighted_sum(params.ranking.rewards)
+    limit = params.policy.sampling.max_new_tokens
+    temperature = params.policy.sampling.temperature
 
     def ours() -> pd.DataFrame:
         return pd.concat([probe(batch).to_pandas() for batch in batches])
@@ -251,7 +260,7 @@ def measure(
     products = {"rollouts": products_of(ours)}
     for _ in range(repeats):
         written = timed(times, "rollouts", ours)
-        again = partial(plain_probe, plain, tables, params, batches, group, written)
+        again = partial(plain_probe, plain, tasks, reward, batches, written, limit)
         timed(times, "plain rollouts", again)
         tokens = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
         table = pool[[SAMPLE_ID, PROMPT]].join(tokens, on=SAMPLE_ID)
@@ -262,7 +271,16 @@ def measure(
             if name not in products:
                 products[name] = products_of(own)
             timed(times, name, own)
-        alone = partial(plain_gradients, plain, parameters, table, params)
+        advantages = group_advantages(table[REWARD].tolist())
+        alone = partial(
+            plain_gradients,
+            plain,
+            prompts["input_ids"],
+            table[TOKEN_ID],
+            advantages,
+            temperature,
+            parameters,
+        )
         timed(times, "plain gradients", alone)
     proxy(times, tables, params, pool, proxy_steps, repeats)
     return steps_of(times, products, params, len(pool), proxy_steps)
@@ -322,22 +340,18 @@ def plain_policy(tables: dict[str, Any], params: Any) -> tuple[Any, list[Any]]:
 
 def plain_probe(
     plain: Any,
-    tables: dict[str, Any],
-    params: Any,
+    tasks: Any,
+    reward: Callable[..., np.ndarray],
     batches: list[pd.DataFrame],
-    group: int,
     written: pd.DataFrame,
+    limit: int,
 ) -> None:
     """Let transformers write what ours wrote, and reward it."""
     import torch
 
     from minirec.columns import PROMPT, SAMPLE_ID, TOKEN_ID
-    from minirec.policy.rewards import Tasks, Written, reward_completions
-    from minirec.ranking.rewards import weighted_sum
+    from minirec.policy.rewards import Written, reward_completions
 
-    tasks = Tasks(pd.concat(batches), tables["items"])
-    reward = weighted_sum(params.ranking.rewards)
-    limit = params.policy.sampling.max_new_tokens
     by_sample = written.groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
     for batch in batches:
         forced = [list(t) for s in batch[SAMPLE_ID] for t in by_sample[s]]
@@ -347,28 +361,28 @@ def plain_probe(
         if tokens != forced:
             raise click.ClickException("generate wrote other tokens than ours")
         texts = plain.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ids = batch[SAMPLE_ID].repeat(group).to_numpy()
+        ids = batch[SAMPLE_ID].repeat(len(forced) // len(batch)).to_numpy()
         reward_completions(plain, tasks, reward, ids, Written(texts))
 
 
 def plain_gradients(
-    plain: Any, parameters: list[Any], table: pd.DataFrame, params: Any
+    plain: Any,
+    prompts: list[list[int]],
+    completions: Iterable[Any],
+    advantages: Iterable[np.ndarray],
+    temperature: float,
+    parameters: list[Any],
 ) -> None:
     """Take each sample's gradient by itself."""
-    from minirec.columns import PROMPT, REWARD, TOKEN_ID
-    from minirec.policy import gradients
-
-    advantages = gradients.group_advantages(table[REWARD].tolist())
-    ids = plain.tokenizer(table[PROMPT].tolist(), add_special_tokens=False)["input_ids"]
     for prompt, written, advantage in zip(
-        ids, table[TOKEN_ID], advantages, strict=True
+        prompts, completions, advantages, strict=True
     ):
         plain_gradient(
             plain.lm,
             prompt,
             [list(tokens) for tokens in written],
             advantage,
-            params.policy.sampling.temperature,
+            temperature,
             parameters,
         )
 

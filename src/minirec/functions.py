@@ -80,11 +80,22 @@ def call(function: Callable[..., Any], name: str, *args: Any) -> Any:
     except InputError:
         raise
     except Exception as error:  # whatever a function of the user's own may raise
-        if (getattr(function, "__module__", None) or "").startswith("minirec."):
+        if is_ours(function):
             raise
         raise InputError(
             f"{name} failed: {type(error).__name__}: {error}{where(error, function)}"
         ) from error
+
+
+def is_ours(function: Callable[..., Any]) -> bool:
+    """Tell whether a function is MiniRec's, and not one's own or another package's.
+
+    Parameters
+    ----------
+    function
+        As of `function_at`.
+    """
+    return (getattr(function, "__module__", None) or "").startswith("minirec.")
 
 
 def where(error: Exception, function: Callable[..., Any]) -> str:

@@ -33,7 +33,7 @@ from minirec.columns import (
     VALUE,
 )
 from minirec.errors import InputError
-from minirec.functions import call, function_at
+from minirec.functions import call, function_at, is_ours
 
 # of the tables on which functions of one's own are tried; there are others beside the
 # candidates, and ids are not places
@@ -104,9 +104,10 @@ def try_strategy(path: str, parameter: str, with_gradients: bool) -> None:
     InputError
         As `function_at`.
     """
-    if not _is_ours(function_at(path, parameter)):
+    strategy = function_at(path, parameter)
+    if not is_ours(strategy):
         tables = made_up_tables(with_gradients)
-        _try(path, parameter, CHOSEN, tables, CHOSEN, 0)
+        _try(strategy, f"{parameter} {path}", CHOSEN, tables, CHOSEN, 0)
 
 
 def try_order(path: str, parameter: str, n_stages: int) -> None:
@@ -124,17 +125,18 @@ def try_order(path: str, parameter: str, n_stages: int) -> None:
     InputError
         As `function_at`.
     """
-    if not _is_ours(function_at(path, parameter)):
+    order = function_at(path, parameter)
+    if not is_ours(order):
         own = made_up_tables()["candidates"]
         given = (own[SAMPLE_ID].to_numpy(), own[MEAN_REWARD].to_numpy())
-        _try(path, parameter, MADE_UP, *given, min(n_stages, MADE_UP), 0)
+        name = f"{parameter} {path}"
+        _try(order, name, MADE_UP, *given, min(n_stages, MADE_UP), 0)
 
 
-def _try(path: str, parameter: str, size: int, *given: Any) -> None:
-    name = f"{parameter} {path}"
+def _try(function: Callable[..., Any], name: str, size: int, *given: Any) -> None:
+    known = pd.Series(IDS[:MADE_UP])
     try:
-        answer = call(function_at(path, parameter), name, *given)
-        sample_ids(answer, pd.Series(IDS[:MADE_UP]), size, name)
+        sample_ids(call(function, name, *given), known, size, name)
     except InputError as error:
         said = str(error)
         logger.warning(
@@ -144,10 +146,6 @@ def _try(path: str, parameter: str, size: int, *given: Any) -> None:
             said if said.startswith(name) else f"{name}: {said}",
             MADE_UP,
         )
-
-
-def _is_ours(function: Callable[..., Any]) -> bool:
-    return (getattr(function, "__module__", None) or "").startswith("minirec.")
 
 
 def made_up_tables(with_gradients: bool = True) -> dict[str, Any]:

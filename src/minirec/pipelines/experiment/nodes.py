@@ -399,20 +399,15 @@ def _runs(
 
 def _train_and_rank(given: work.Given, runs: list[work.Run], label: str) -> None:
     """Do all runs, the longest first: one that begins last would train alone."""
-    lengths = {}
+    answers, trained = dict.fromkeys((run.label for run in runs), 0.0), set()
     for run in runs:
         # a training that several share is one's work, for which the others would wait
-        if run.curriculum is not None and run.train and run.trained not in lengths:
+        if run.curriculum is not None and run.train and run.trained not in trained:
+            trained.add(run.trained)
             grpo = run.train.grpo
             samples = len(Kept(run.curriculum).load("curriculum"))
-            answers = samples * grpo.num_train_epochs * grpo.num_generations
-            lengths[run.trained] = (answers, run.label)
-
-    def left(run: work.Run) -> float:
-        answers, first = lengths.get(run.trained, (0, None))
-        return answers if first == run.label else 0
-
-    jobs = sorted(runs, key=left, reverse=True)
+            answers[run.label] = samples * grpo.num_train_epochs * grpo.num_generations
+    jobs = sorted(runs, key=lambda run: answers[run.label], reverse=True)
     run_jobs(work.rank_run, given, jobs, given.execution.processes, label)
 
 
