@@ -51,8 +51,12 @@ def own_file(project):
     [
         (
             "preprocess.k_core=0",
-            "parameters: preprocess.k_core: Input should be greater than or equal to 1 "
+            "parameters: preprocess.k_core should be greater than or equal to 1 "
             "(given 0)",
+        ),
+        (
+            "select.size=some",
+            "parameters: select.size should be a valid integer (given 'some')",
         ),
         (
             "score.prob.rollouts=8",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from click import ClickException
+from pydantic_core import ErrorDetails
 
 
 class InputError(ClickException, ValueError):
@@ -26,6 +27,33 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(name, list(known), 1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def what_is_wrong(name: str, error: ErrorDetails) -> str:
+    """Return the sentence for a value that pydantic refuses, in the words of a user.
+
+    Parameters
+    ----------
+    name
+        Of the value, as its file has it.
+    error
+        One of ``ValidationError.errors()``.
+
+    Examples
+    --------
+    >>> from pydantic import TypeAdapter, ValidationError
+    >>> try:
+    ...     TypeAdapter(int).validate_python("x")
+    ... except ValidationError as error:
+    ...     print(what_is_wrong("select.size", error.errors()[0]))
+    select.size should be a valid integer (given 'x')
+    """
+    said = {
+        "missing": "is missing",
+        "extra_forbidden": "is unknown",
+    }.get(error["type"], error["msg"])
+    said = said.removeprefix("Input ").partition(", unable to parse")[0]
+    return f"{name} {said} (given {error['input']!r})"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from minirec.errors import InputError, did_you_mean
+from minirec.errors import InputError, did_you_mean, what_is_wrong
 from minirec.execution.params import ExecutionParams
 from minirec.functions import function_at
 from minirec.pipelines.experiment.params import ExperimentParams, changed, shown
@@ -301,7 +301,7 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden" and (known := _fields_of(error["loc"][:-1])):
         meant = did_you_mean(str(error["loc"][-1]), known)
         return f"parameters: {name} is unknown: {meant}There are {', '.join(known)}"
-    return f"parameters: {name}: {error['msg']} (given {error['input']!r})"
+    return f"parameters: {what_is_wrong(name, error)}"
 
 
 def _fields_of(place: tuple[int | str, ...]) -> list[str]:

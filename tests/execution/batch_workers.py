@@ -90,7 +90,9 @@ def times(given, job):
 
 
 def waits(given, job):
-    """Return at once, or when the given path is there."""
+    """Return at once, or when the given path is there, or fail at once."""
+    if job == "failing":
+        raise ValueError("no such job")
     until = time.monotonic() + 30
     while job == "slow" and not given.exists():
         if time.monotonic() > until:

@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -44,3 +45,17 @@ def test_what_ends_a_process_is_told(job, message):
     with pytest.raises(InputError, match=message):
         run_jobs(times, 10, [1, job, 2], 2, "test")
     assert "TQDM_DISABLE" not in os.environ
+
+
+def test_a_failure_is_told_before_the_others_end(tmp_path, caplog, monkeypatch):
+    told = tmp_path / "told"
+
+    class Touch(logging.Handler):
+        def emit(self, record):
+            told.touch()
+
+    monkeypatch.setattr(side_by_side.logger, "handlers", [Touch()])
+    # the slow one ends when it was told
+    with pytest.raises(ValueError, match="no such job"):
+        run_jobs(waits, told, ["slow", "failing"], 2, "test")
+    assert "test: a job failed: no such job" in caplog.text

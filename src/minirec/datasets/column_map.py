@@ -7,6 +7,7 @@ from kedro.io import DatasetError
 from pydantic import BaseModel, Field, ValidationError
 
 from minirec.columns import TIMESTAMP
+from minirec.errors import what_is_wrong
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -49,8 +50,8 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
             first = error.errors()[0]
             field = ".".join(map(str, ["columns", name, *first["loc"]]))
             raise DatasetError(
-                f"{field}: {first['msg']} (given {first['input']!r}): write the "
-                "source's name of the column, or `from`, `join`, `unit` and `format`"
+                f"{what_is_wrong(field, first)}: write the source's name of the "
+                "column, or `from`, `join`, `unit` and `format`"
             ) from None
         for field in ("unit", "format"):
             if getattr(found[name], field) is not None and name != TIMESTAMP:

@@ -1,6 +1,7 @@
 """Jobs that do not depend on one another, one after the other or side by side."""
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 Given = TypeVar("Given")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 # in a process that was started: what the jobs have in common
 _GIVEN: list[Any] = []
@@ -88,9 +91,17 @@ def run_jobs(
                     f"out: lower execution.processes, which is {processes}; what had "
                     "finished is kept"
                 ) from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
+            except Exception as error:
+                # at once: what is at work, and will be kept, may take an hour to end
+                logger.error(
+                    "%s: a job failed: %s. Those at work go on to their end, and the "
+                    "rest is left",
+                    label,
+                    error,
+                )
                 raise
+            finally:
+                pool.shutdown(cancel_futures=True)
             return [future.result()[0] for future in futures]
 
 
