@@ -261,7 +261,7 @@ def choose(
     """
     prompts = given.scored(seed)
     began = perf_counter()
-    learnability = score.score_learnability(
+    learnability = score.learnability_of(
         prompts, Kept(shared.rollouts).load("rewards"), settings.score.learnability
     )
     gradients = Kept(shared.gradients).load("gradients")

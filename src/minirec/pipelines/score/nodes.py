@@ -401,17 +401,22 @@ def _rows_at_once(
 def score_learnability(
     prompts: pd.DataFrame, rewards: pd.DataFrame, learnability: LearnabilityParams
 ) -> pd.DataFrame:
-    """Score how much each sample can teach, from the rewards that the proxy earned.
+    """Score how much each sample can teach, and log the mu that ``auto`` stands for."""
+    scored = learnability_of(prompts, rewards, learnability)
+    if learnability.mu == "auto":
+        mu = auto_mu(scored[MEAN_REWARD])
+        logger.info("score_learnability: mu is %.4g, by auto", mu)
+    return scored
 
-    Logs the mu that ``auto`` stands for.
-    """
+
+def learnability_of(
+    prompts: pd.DataFrame, rewards: pd.DataFrame, learnability: LearnabilityParams
+) -> pd.DataFrame:
+    """Return the table ``learnability`` from the rewards that the proxy earned."""
     pool = rewards[rewards[SAMPLE_ID].isin(_pool(prompts)[SAMPLE_ID])]
     groups = pool.groupby(SAMPLE_ID)[REWARD]
     mean = groups.mean()
-    mu = learnability.mu
-    if mu == "auto":
-        mu = auto_mu(mean)
-        logger.info("score_learnability: mu is %.4g, by auto", mu)
+    mu = auto_mu(mean) if learnability.mu == "auto" else learnability.mu
     score = gaussian_learnability(mean, mu=mu, sigma=learnability.sigma)
     return pd.DataFrame(
         {
