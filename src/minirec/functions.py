@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Callable
+from inspect import unwrap
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -108,7 +109,8 @@ def where(error: Exception, function: Callable[..., Any]) -> str:
     function
         That was called, or any object.
     """
-    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    own = unwrap(function)
+    file = getattr(getattr(own, "__code__", None), "co_filename", None)
     frames = extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""

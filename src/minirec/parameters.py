@@ -21,13 +21,17 @@ from minirec.pipelines.select.params import SelectParams
 from minirec.pipelines.train_eval.params import TrainEvalParams
 from minirec.policy.params import Params, PolicyParams, RankingParams
 from minirec.policy.rewards import try_reward
-from minirec.ranking.rewards import weighted_sum
+from minirec.ranking.rewards import reads_items, weighted_sum
 from minirec.selection.answers import try_order, try_strategy
 from minirec.selection.strategies import READ_GRADIENTS
 from minirec.training.item_settings import item_settings
 
 # which `--params` may name though the catalog takes them, see conf/base/globals.yml
 OF_CATALOG = {"policy_model", "policy_revision", "encoder_model", "encoder_revision"}
+
+
+# in the catalogue by which a reward is tried
+MADE_UP_ITEMS = 1000
 
 
 class Parameters(Params, extra="ignore"):
@@ -186,7 +190,7 @@ def check_parameters(parameters: dict) -> Parameters:
     ------
     InputError
         Naming each parameter that is missing, unknown or out of range, or the reward if
-        it fails for ranks that are made up, of 1,000 items.
+        it fails for ranks that are made up.
     """
     for name in parameters.keys() - Parameters.model_fields.keys() - OF_CATALOG:
         if meant := did_you_mean(name, [*Parameters.model_fields, *OF_CATALOG]):
@@ -195,8 +199,14 @@ def check_parameters(parameters: dict) -> Parameters:
         checked = Parameters.model_validate(parameters)
     except ValidationError as error:
         raise InputError(_sentences(error)) from None
-    # here and not in the model, which every arm of an experiment is held to as well
-    try_reward(weighted_sum(checked.ranking.rewards), 1000)
+    # here and not in the model, which every arm of an experiment is held to as well;
+    # without those that read the table of items, which may not be there yet
+    rewards = [
+        (path, weight)
+        for path, weight in checked.ranking.rewards
+        if not reads_items(function_at(path, "ranking.reward"))
+    ]
+    try_reward(weighted_sum(rewards), MADE_UP_ITEMS)
     return checked
 
 

@@ -44,6 +44,8 @@ def test_seen_items_are_masked_but_never_the_target():
     seen = [np.array([0, 2]), np.array([], dtype=int)]
     masked = mask_seen(scores, seen, targets=np.array([2, 0]))
     assert masked.tolist() == [[-np.inf, 1, 2, 3], [4, 5, 6, 7]]
+    served = mask_seen(scores, seen)  # where no target is known
+    assert served.tolist() == [[-np.inf, 1, -np.inf, 3], [4, 5, 6, 7]]
     assert scores[0, 0] == 0
 
 

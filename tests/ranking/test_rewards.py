@@ -4,10 +4,11 @@ from types import ModuleType
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from minirec.errors import InputError
-from minirec.ranking.rewards import ndcg_and_probability, weighted_sum
+from minirec.ranking.rewards import ndcg_and_probability, reads_items, weighted_sum
 
 
 def test_rewards_worked_out_by_hand():
@@ -68,3 +69,27 @@ def test_several_rewards_add_up_by_their_weights():
         wrong = weighted_sum([*weights, ("several_rewards.too_few", 1.0)])
         with pytest.raises(InputError, match=r"\(several_rewards.too_few\) returned"):
             wrong(np.array([0, 1]), None, None)
+
+
+def test_a_reward_that_names_items_gets_the_table(monkeypatch):
+    def same_letter(ranks, scores, targets, items):
+        letter = items["title"].str[0].to_numpy()
+        return 1.0 * (letter[scores.argmax(axis=1)] == letter[targets])
+
+    module = ModuleType("letters")
+    module.same_letter, module.first = same_letter, first
+    monkeypatch.setitem(sys.modules, "letters", module)
+    items = pd.DataFrame({"title": ["Alien", "Fargo", "Aliens"]})
+    scores = np.array([[0.9, 0.1, 0.2], [0.1, 0.9, 0.2]])
+    given = np.array([1, 1]), scores, np.array([2, 2])
+    alone = weighted_sum([("letters.same_letter", 1.0)], items)
+    assert alone(*given).tolist() == [1.0, 0.0]
+    assert alone.__qualname__ == same_letter.__qualname__
+    both = weighted_sum([("letters.same_letter", 0.5), ("letters.first", 1.0)], items)
+    assert both(np.array([0, 1]), *given[1:]).tolist() == [1.5, 0.0]
+    assert [reads_items(f) for f in (alone, same_letter, first, np.add)] == [
+        True,
+        True,
+        False,
+        False,
+    ]

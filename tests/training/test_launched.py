@@ -64,6 +64,9 @@ def too_few(ranks, scores, targets):
 
 def of_all_scores(ranks, scores, targets):
     return scores.mean(axis=1)  # those of seen items are -inf
+
+def by_name(ranks, scores, targets, items):
+    return items["name"].str.len()[targets]
 """
 
 
@@ -75,6 +78,7 @@ def of_all_scores(ranks, scores, targets):
         ("checkpoint", "step-00000002 is not as it was written: delete this folder"),
         ("nowhere", r"made up: ranking.reward \(bad_rewards.nowhere\) .* not finite"),
         ("too_few", r"array of shape \(1,\) for 2 completions: return one number"),
+        ("by_name", r"targets, items\), failed .*'name' \(bad_rewards.py, line 14\)"),
         ("of_all_scores", r"bad_rewards.of_all_scores\) .* is not finite"),
     ],
 )

@@ -62,7 +62,7 @@ def make_item_prober(
     """
     import torch
 
-    reward = weighted_sum(ranking.rewards)
+    reward = weighted_sum(ranking.rewards, items)
     try_reward(reward, len(items))
     prober = load_policy(adapter, policy, items)
     names = np.array(prober.tokenizer.convert_ids_to_tokens(list(range(len(items)))))

@@ -18,6 +18,7 @@ from minirec.columns import (
 from minirec.errors import InputError
 from minirec.functions import where
 from minirec.ranking.grounding import mask_seen, target_rank
+from minirec.ranking.rewards import reads_items
 
 if TYPE_CHECKING:
     from minirec.policy.head import HeadPolicy
@@ -167,8 +168,9 @@ def checked(
         raise
     except Exception as error:  # whatever a function of the user's own may raise
         which = _failing(reward, rank, scores, targets, np.asarray(sample_ids))
+        given = "ranks, scores, targets" + ", items" * reads_items(reward)
         raise InputError(
-            f"{name}, called with (ranks, scores, targets), failed for {which}: "
+            f"{name}, called with ({given}), failed for {which}: "
             f"{type(error).__name__}: {error}{where(error, reward)}"
         ) from error
     if earned.shape != rank.shape:

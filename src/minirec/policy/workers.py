@@ -68,7 +68,7 @@ def make_prober(
         return make_item_prober(
             adapter, items, policy, ranking, rollouts, adaptive, seed
         )
-    reward = weighted_sum(ranking.rewards)
+    reward = weighted_sum(ranking.rewards, items)
     try_reward(reward, len(items))
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     read: Callable[..., Any]

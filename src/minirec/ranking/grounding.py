@@ -94,7 +94,7 @@ def popularity_prior(counts: ArrayLike) -> NDArray[np.float64]:
 def mask_seen(
     scores: NDArray[np.floating],
     seen: Sequence[NDArray[np.integer]],
-    targets: NDArray[np.integer],
+    targets: NDArray[np.integer] | None = None,
 ) -> NDArray[np.floating]:
     """Return a copy of the scores with each row's seen items at -inf.
 
@@ -106,7 +106,7 @@ def mask_seen(
         For each row, the columns that the user has had. A target among them stays:
         the user chose it again.
     targets
-        (N,) column of each target.
+        (N,) column of each target. None: none is known, as where a user is served.
 
     Examples
     --------
@@ -117,8 +117,9 @@ def mask_seen(
     if len(seen):
         rows = np.repeat(np.arange(len(seen)), [len(columns) for columns in seen])
         masked[rows, np.concatenate(seen).astype(np.int64)] = -np.inf
-    rows = np.arange(len(targets))
-    masked[rows, targets] = scores[rows, targets]
+    if targets is not None:
+        rows = np.arange(len(targets))
+        masked[rows, targets] = scores[rows, targets]
     return masked
 
 

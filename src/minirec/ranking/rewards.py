@@ -3,12 +3,17 @@
 A reward is a plain function ``f(ranks, scores, targets) -> float array``, named by
 dotted path in ``ranking.reward``, alone or with others and weights. It gets the targets'
 ranks (N,) counted from 0, the scores (N, M) of all items with masked ones at -inf, and
-the targets' columns (N,). Higher is better.
+the targets' columns (N,). One that has a parameter ``items`` gets the table of that name,
+too, whose row i is column i of the scores. Higher is better.
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from minirec.errors import InputError
@@ -106,13 +111,25 @@ def slate_ndcg(
     return np.where(written, ndcg(ranks, max(1, scores.shape[1])), 0.0)
 
 
-def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
+def reads_items(reward: Callable[..., Any]) -> bool:
+    """Tell whether a reward has a parameter ``items``, and is given that table."""
+    try:
+        return "items" in signature(reward).parameters
+    except (TypeError, ValueError):  # as of some that are not written in Python
+        return False
+
+
+def weighted_sum(
+    rewards: Sequence[tuple[str, float]], items: pd.DataFrame | None = None
+) -> Reward:
     """Return the reward that several make together: the sum of weight x reward.
 
     Parameters
     ----------
     rewards
         Dotted paths and weights, as ``ranking.reward`` gives them.
+    items
+        Table ``items``, for those that read it.
 
     Returns
     -------
@@ -133,7 +150,7 @@ def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
     >>> together(np.array([1]), scores, np.array([0])).round(4).tolist()
     [1.2488]
     """
-    functions = [function_at(path, "ranking.reward") for path, _ in rewards]
+    functions = [_reward_at(path, items) for path, _ in rewards]
     weights = [weight for _, weight in rewards]
     if weights == [1.0]:
         return functions[0]
@@ -157,3 +174,19 @@ def weighted_sum(rewards: Sequence[tuple[str, float]]) -> Reward:
 
     together.__module__, together.__qualname__ = "", " + ".join(p for p, _ in rewards)
     return together
+
+
+def _reward_at(path: str, items: pd.DataFrame | None) -> Reward:
+    function = function_at(path, "ranking.reward")
+    if not reads_items(function):
+        return function
+
+    @wraps(function)
+    def reward(
+        ranks: NDArray[np.integer],
+        scores: NDArray[np.floating],
+        targets: NDArray[np.integer],
+    ) -> NDArray[np.floating]:
+        return function(ranks, scores, targets, items=items)
+
+    return reward

@@ -99,7 +99,7 @@ def train_adapter(
         curriculum,
         prompts,
         Tasks(prompts, items),
-        weighted_sum(ranking.rewards),
+        weighted_sum(ranking.rewards, items),
         grpo,
         prompts_per_step,
         pace,

@@ -80,7 +80,7 @@ def train_item_tokens(
         curriculum,
         prompts,
         tasks,
-        weighted_sum(ranking.rewards),
+        weighted_sum(ranking.rewards, items),
         settings,
         prompts_per_step,
         pace,

@@ -154,7 +154,8 @@ def train(
 def _check(inputs: dict[str, Any], kept: Checkpoints) -> None:
     """Refuse what could not be trained, before a model is loaded."""
     checkpoints.last_of(kept.folder)
-    try_reward(weighted_sum(inputs["ranking"].rewards), len(inputs["items"]))
+    reward = weighted_sum(inputs["ranking"].rewards, inputs["items"])
+    try_reward(reward, len(inputs["items"]))
     if inputs["policy"].kind == "item_tokens":
         check_weights(inputs["adapter"], inputs["policy"], inputs["items"])
     else:

@@ -53,7 +53,7 @@ def make_reward(
 
     catalogue = load_catalogue(encoder_model, items, item_embeddings, ranking)
     reader = TextReader(catalogue, policy)
-    reward = weighted_sum(ranking.rewards)
+    reward = weighted_sum(ranking.rewards, items)
 
     def earned(
         completions: Sequence[str],
