@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,17 @@ def test_the_script_prints_a_trace_from_any_folder_of_the_project(test_run, chos
     assert all(len(line) <= 80 for line in lines)
     assert "not there yet" not in here.stdout
     assert here.stderr == ""
+
+
+def test_the_samples_of_the_user_of_a_chosen_one(test_run, chosen):
+    way = minirec(test_run.path, "trace", "sample", chosen, "--env", "test").stdout
+    user = way.partition(" user ")[2].split()[0]
+    told = minirec(test_run.path, "trace", "user", user, "--env", "test")
+    assert told.returncode == 0, told.stderr
+    (line,) = (
+        line for line in told.stdout.splitlines() if line.split()[:1] == [chosen]
+    )
+    assert re.search(r"train  chosen as pick \d+ of 10", line)
 
 
 def test_kedro_has_the_same_command(test_run, kedro, chosen):

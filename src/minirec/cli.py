@@ -81,6 +81,19 @@ def sample(sample_id: int, env: str | None, params: str) -> None:
 
 
 @trace.command()
+@click.argument("user_id")
+@ENV
+@PARAMS
+def user(user_id: str, env: str | None, params: str) -> None:
+    """List the samples of one user, and what became of each."""
+    with _context(env, params) as (context, given):
+        from minirec.lineage.describe import describe_user
+
+        text = describe_user(context.catalog, user_id, context.env, given)
+    click.echo(text)
+
+
+@trace.command()
 @click.argument("name")
 @ENV
 @PARAMS

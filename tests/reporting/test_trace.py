@@ -17,6 +17,7 @@ from minirec.reporting.trace import (
     load_tables,
     render_traces,
     trace_sample,
+    trace_user,
 )
 
 CHOSEN, EASY, OTHER, HARD, FLAT, TEST = 3, 4, 5, 6, 7, 9
@@ -171,6 +172,43 @@ def one_line(text):
 
 def test_the_way_of_a_chosen_sample():
     assert trace_sample(make_tables(), CHOSEN) == WHOLE
+
+
+def test_the_samples_of_a_user():
+    assert (
+        trace_user(make_tables(), "ann", "test")
+        == """\
+User ann, 6 samples
+
+  3  train  chosen as pick 1 of 1  Gamma
+  4  train  pruned: too easy       Gamma
+  5  train  kept, not chosen       Gamma
+  6  train  pruned: too hard       Gamma
+  7  train  pruned: no spread      Gamma
+  9  test   held out               Gamma
+
+`minirec trace sample 3 --env test` tells the way of one."""
+    )
+
+
+def test_the_samples_of_a_user_before_anything_was_chosen():
+    tables = make_tables()
+    preprocessed = trace_user({"prompts": tables["prompts"]}, "ann")
+    assert "  3  train  not pruned yet  item c\n" in preprocessed
+    del tables["selection"]
+    assert "  3  train  kept               Gamma\n" in trace_user(tables, "ann")
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        (make_tables(), r"no sample of a user 'an': did you mean ann\? Only those"),
+        ({}, "prompts is not there yet: kedro run --pipelines preprocess$"),
+    ],
+)
+def test_a_user_without_samples_is_told(tables, sentence):
+    with pytest.raises(InputError, match=sentence):
+        trace_user(tables, "an")
 
 
 @pytest.mark.parametrize(

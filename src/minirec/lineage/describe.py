@@ -19,7 +19,7 @@ from minirec.functions import function_at
 from minirec.lineage.graph import Doubt, Graph, is_parameter, listed
 from minirec.lineage.project import graph_of, pipelines_of
 from minirec.reporting.picks import why_not_chosen
-from minirec.reporting.trace import load_tables, trace_sample
+from minirec.reporting.trace import load_tables, trace_sample, trace_user
 
 WIDTH = 80
 OF_PARAMS = (
@@ -57,14 +57,7 @@ def describe_sample(
     """
     tables = load_tables(catalog, env)
     graph = graph_of(catalog)
-    doubts = graph.doubts(tables)
-    notes = [
-        f"Note that {doubt.sentence(*names)}. "
-        f"Run `{_command(pipelines_of(graph, names), env, params)}`."
-        for doubt, names in doubts.items()
-    ]
-    if any(_of_params(doubt) for doubt in doubts):
-        notes.append(OF_PARAMS)
+    notes = _notes(graph, tables, env, params)
     needed = ("candidates", "selection", "embeddings")
     if all(catalog.exists(name) for name in needed) and not graph.doubts(needed):
         strategy = catalog.load("params:select.strategy")
@@ -82,6 +75,36 @@ def describe_sample(
             said = f"Not chosen, since {reason}."
             notes[:0] = [fill(said, WIDTH)] if reason else []
     return "\n".join([trace_sample(tables, sample_id, env), *notes])
+
+
+def describe_user(
+    catalog: CatalogProtocol,
+    user_id: str,
+    env: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> str:
+    """List one user's samples, and which of the tables they stand in are not fresh.
+
+    Parameters
+    ----------
+    catalog, env, params
+        As of `describe_sample`.
+    user_id
+        A user of ``prompts``.
+
+    Returns
+    -------
+    str
+        `minirec.reporting.trace.trace_user`, with a note for each doubt.
+
+    Raises
+    ------
+    InputError
+        As of `describe_sample`.
+    """
+    tables = load_tables(catalog, env)
+    notes = _notes(graph_of(catalog), tables, env, params)
+    return "\n".join([trace_user(tables, user_id, env), *notes])
 
 
 def describe_table(
@@ -183,6 +206,24 @@ def describe_stale(
         "makes anew what has to be, by conf without the --params of earlier runs; "
         'catalog.load("lineage") says why.'
     )
+
+
+def _notes(
+    graph: Graph,
+    tables: Iterable[str],
+    env: str | None,
+    params: Mapping[str, Any] | None,
+) -> list[str]:
+    """Say of each table that is not fresh why, and what makes it so."""
+    doubts = graph.doubts(tables)
+    notes = [
+        f"Note that {doubt.sentence(*names)}. "
+        f"Run `{_command(pipelines_of(graph, names), env, params)}`."
+        for doubt, names in doubts.items()
+    ]
+    if any(_of_params(doubt) for doubt in doubts):
+        notes.append(OF_PARAMS)
+    return notes
 
 
 def _command(

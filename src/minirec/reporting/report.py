@@ -184,7 +184,8 @@ def render_run(
             f'<p><a href="traces.html">traces.html</a> beside this page has the whole '
             f"way of the first {MOST} chosen samples, with what the proxy wrote on each "
             "and earned; <code>minirec trace sample</code> with an id prints that of "
-            "any sample, chosen or not, and <code>minirec trace table metrics</code> "
+            "any sample, chosen or not, <code>minirec trace user</code> lists those of a "
+            "user, and <code>minirec trace table metrics</code> "
             "what a table was made from. The tables lie in the folders beside that of "
             "this page; <code>kedro viz run</code> draws how they follow from one "
             "another.</p>",

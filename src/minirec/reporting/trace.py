@@ -1,4 +1,4 @@
-"""One sample's whole way, out of every table that knows of it: as text and as a page.
+"""One sample's whole way, as text and as a page, and what became of a user's samples.
 
 Positions count from 1 here, for people; the tables count from 0.
 """
@@ -49,7 +49,7 @@ from minirec.columns import (
     WHY,
 )
 from minirec.commands import kedro_run
-from minirec.errors import InputError
+from minirec.errors import InputError, did_you_mean
 from minirec.reporting.page import html_table, page
 from minirec.reporting.picks import chosen_as
 from minirec.reporting.summary import METHODS
@@ -185,17 +185,7 @@ def trace_sample(
         )
 
     whose = f"of the {prompt[SPLIT]} split, user {_shown(prompt[USER_ID])}"
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=WIDTH,
-        color_system=None,
-        force_terminal=False,
-        force_jupyter=False,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
+    console = _console()
     console.print(f"Sample {sample_id} {whose}\n", overflow="fold")
     if "items" not in tables:
         console.print(f"Titles: items is {_not_yet('items', env)}\n")
@@ -206,7 +196,56 @@ def trace_sample(
         "Ranks, picks, places, stages and steps count from 1 here, in the tables "
         "from 0."
     )
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return _printed(console)
+
+
+def trace_user(
+    tables: Mapping[str, pd.DataFrame], user_id: str, env: str | None = None
+) -> str:
+    r"""List one user's samples, and what became of each.
+
+    Parameters
+    ----------
+    tables, env
+        As of `trace_sample`.
+    user_id
+        A user of ``prompts``.
+
+    Returns
+    -------
+    str
+        As of `trace_sample`.
+
+    Raises
+    ------
+    InputError
+        If ``prompts`` is missing or does not hold the user.
+    """
+    if "prompts" not in tables:
+        raise InputError(f"prompts is {_not_yet('prompts', env)}")
+    users = tables["prompts"][USER_ID]
+    own = tables["prompts"][users == user_id].sort_values(SAMPLE_ID)
+    if own.empty:
+        raise InputError(
+            f"prompts holds no sample of a user {user_id!r}: "
+            f"{did_you_mean(user_id, users.unique())}Only those drawn by "
+            "preprocess.pool have prompts"
+        )
+    title = {item: f"item {_shown(item)}" for item in own[TARGET_ITEM_ID]}
+    if "items" in tables:
+        title |= tables["items"].set_index(ITEM_ID)[TITLE].map(_shown).to_dict()
+    fates = _fates(tables, own)
+    console = _console()
+    many = "s" if len(own) > 1 else ""
+    console.print(f"User {_shown(user_id)}, {len(own)} sample{many}\n", overflow="fold")
+    rows = own[[SAMPLE_ID, SPLIT, TARGET_ITEM_ID]].itertuples(index=False)
+    listed = _grid(
+        ((f"{i}", split, fates[i], title[item]) for i, split, item in rows), right=1
+    )
+    console.print(Padding(listed, (0, 0, 1, 2)))
+    first = f"minirec trace sample {own[SAMPLE_ID].iloc[0]}"
+    console.print(f"`{first}{f' --env {env}' if env else ''}` tells the way of one.")
+    return _printed(console)
 
 
 def render_traces(
@@ -282,6 +321,44 @@ def render_traces(
         ],
         STYLE,
     )
+
+
+def _console() -> Console:
+    return Console(
+        file=StringIO(),
+        width=WIDTH,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _printed(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _fates(tables: Mapping[str, pd.DataFrame], own: pd.DataFrame) -> dict[int, str]:
+    """Say in a few words what became of each of some rows of ``prompts``."""
+    fates = {
+        sample_id: "not pruned yet" if split == TRAIN else "held out"
+        for sample_id, split in zip(own[SAMPLE_ID], own[SPLIT], strict=True)
+    }
+    left = "kept, not chosen" if "selection" in tables else "kept"
+    for name, column in (("candidates", REASON), ("selection", POSITION)):
+        if name not in tables:
+            continue
+        rows = tables[name][tables[name][SAMPLE_ID].isin(fates)]
+        for sample_id, found in zip(rows[SAMPLE_ID], rows[column], strict=True):
+            if column == POSITION:
+                fates[sample_id] = chosen_as(found, len(tables[name]))
+            else:
+                spelt = f"pruned: {found.replace('_', ' ')}"
+                fates[sample_id] = left if found == KEPT else spelt
+    return fates
 
 
 def _prompt(prompts: pd.DataFrame, sample_id: int) -> "pd.Series[Any]":
