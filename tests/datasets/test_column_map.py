@@ -106,7 +106,11 @@ def test_a_unit_of_what_is_no_number_is_refused(products):
         ),
         (
             {"rating": {"from": "x", "format": "%d"}},
-            r"^columns\.rating\.format: only `timestamp` has one",
+            r"^columns\.rating\.format: only `timestamp` has one: take it out$",
+        ),
+        (
+            {"time_stamp": {"from": "x", "format": "%d"}},
+            r"has one: did you mean timestamp\? Or take it out$",
         ),
         (
             {"timestamp": {"from": "x", "unit": "s", "format": "%d"}},

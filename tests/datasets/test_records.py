@@ -505,8 +505,17 @@ def test_times_are_read_by_the_format_that_is_named(read):
     text = "sold\n24.03.2024 12:30\n2024-03-24\n01.02.2024 00:00\n"
     rows, bad = read(text, columns=columns, on_bad_rows="drop")
     assert rows == {"timestamp": [datetime(2024, 3, 24, 12, 30), datetime(2024, 2, 1)]}
-    said = "timestamp '2024-03-24' is not a date or time as %d.%m.%Y %H:%M"
+    said = (
+        "timestamp '2024-03-24' is not a date or time as its `format` %d.%m.%Y %H:%M "
+        "has it"
+    )
     assert bad == [[3, said, "2024-03-24"]]
+
+
+def test_a_text_that_was_to_be_a_number_of_units_is_told(read):
+    columns = {"timestamp": {"from": "sold", "unit": "ms"}}
+    said = refused(read, "sold\n2024-03-24\n", columns=columns)
+    assert "'2024-03-24' is not a number, as its `unit` ms would have it)" in said
 
 
 def test_a_form_of_times_that_nobody_knows_asks_for_its_format(read):

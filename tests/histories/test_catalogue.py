@@ -55,7 +55,14 @@ def test_items_without_a_title_are_named(titles):
 
 def test_five_of_many_untitled_items_are_named():
     many = ibis.memtable({"item_id": list("abcdefg"), "split": ["train"] * 7})
-    with pytest.raises(InputError, match="7 of 7 items, such as a, b, c, d, e:"):
+    with pytest.raises(InputError, match="6 of 7 items, such as a, b, c, d, e:"):
+        catalogue(items({"g": "Heat"}), many)
+
+
+def test_where_no_item_has_a_title_ids_are_in_doubt():
+    many = ibis.memtable({"item_id": list("abc"), "split": ["train"] * 3})
+    said = "no title for any of 3 items, such as a, b, c: are ids written alike"
+    with pytest.raises(InputError, match=said):
         catalogue(items({"z": "Heat"}), many)
 
 

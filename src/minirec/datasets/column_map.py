@@ -7,7 +7,7 @@ from kedro.io import DatasetError
 from pydantic import BaseModel, Field, ValidationError
 
 from minirec.columns import TIMESTAMP
-from minirec.errors import what_is_wrong
+from minirec.errors import did_you_mean, what_is_wrong
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -55,8 +55,10 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
             ) from None
         for field in ("unit", "format"):
             if getattr(found[name], field) is not None and name != TIMESTAMP:
+                meant = did_you_mean(name, [TIMESTAMP])
                 raise DatasetError(
-                    f"columns.{name}.{field}: only `{TIMESTAMP}` has one: take it out"
+                    f"columns.{name}.{field}: only `{TIMESTAMP}` has one: "
+                    + (f"{meant}Or take it out" if meant else "take it out")
                 )
         form = found[name].format
         if form is not None and "%" not in form:

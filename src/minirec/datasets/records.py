@@ -358,12 +358,14 @@ def _typed(texts: ir.Table, times: bool | None, written_as: Column) -> ir.Table:
         if name == TIMESTAMP and times:
             kind = "a date or time"
             if form := written_as.format:
-                kind += f" as {form}"
+                kind += f" as its `format` {form} has it"
                 value = try_strptime(text, form)
             else:
                 value = text.try_cast("timestamp('UTC')").cast("timestamp")
         elif name == TIMESTAMP and times is None:
             kind = NUMBER_OR_DATE
+        elif name == TIMESTAMP and (unit := written_as.unit):
+            kind += f", as its `unit` {unit} would have it"
         said = ibis.literal(f"{name} '") + text.substr(0, 40) + f"' is not {kind}"
         reasons.append((~is_void(text) & value.isnull(), said))
         if name == TIMESTAMP:

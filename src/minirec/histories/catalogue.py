@@ -75,6 +75,12 @@ def catalogue(
     )
     n_items = known.count().execute()
     untitled = known.filter(_[TITLE].isnull())[ITEM_ID].execute().tolist()
+    if len(untitled) == n_items > 0:
+        raise InputError(
+            f"raw_items has no title for any of {n_items} items, such as "
+            f"{', '.join(untitled[:5])}: are ids written alike in raw_interactions and "
+            "raw_items?"
+        )
     if untitled:
         raise InputError(
             f"raw_items has no title for {len(untitled)} of {n_items} items, such as "

@@ -315,7 +315,7 @@ def keep_best(
     measured = f"ndcg@{CUTOFF}"
     found = [row[measured] for row in rows]
     with Progress(
-        total=params.epochs, initial=len(rows), desc=label, unit=" epochs at most"
+        total=params.epochs, initial=len(rows), desc=label, unit=" epochs"
     ) as bar:
         for epoch in range(len(rows), params.epochs):
             if epoch - _best(found) > params.patience:
