@@ -44,7 +44,7 @@ $(READY): requirements.lock requirements-sasrec.lock pyproject.toml
 	  "make $(firstword $(MAKECMDGOALS)) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing the pinned requirements into .venv: once, some minutes, 2 GB or more"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 	  --no-deps -r requirements-sasrec.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \

@@ -5,6 +5,9 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
 from minirec.pipeline_registry import APART, ORDER
 
 
@@ -49,7 +52,18 @@ def _leaves(params: Mapping[str, Any], path: str = "") -> list[str]:
         if isinstance(value, Mapping):
             found += _leaves(value, f"{path}{name}.")
         else:
-            # as `--params` reads it: null, true
-            text = value if isinstance(value, str) else json.dumps(value)
-            found.append(f"{path}{name}={text}")
+            found.append(f"{path}{name}={_as_read(value)}")
     return found
+
+
+def _as_read(value: Any) -> str:
+    """Write a value as `--params` reads it: null, true, a list's parts with blanks."""
+    if isinstance(value, list) and not any(" " in str(one) for one in value):
+        return " ".join(map(str, value))
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        same = OmegaConf.from_dotlist([f"text={value}"])["text"] == value
+    except YAMLError:
+        same = False
+    return value if same else json.dumps(value, ensure_ascii=False)
