@@ -244,7 +244,7 @@ def measure(
     prompts = plain.tokenizer(pool[PROMPT].tolist(), add_special_tokens=False)
     # what both ways are given is made before the clock runs
     tasks = Tasks(pool, tables["items"])
-    reward = weighted_sum(params.ranking.rewards)
+    reward = weighted_sum(params.ranking.rewards, tables["items"])
     limit = params.policy.sampling.max_new_tokens
     temperature = params.policy.sampling.temperature
 

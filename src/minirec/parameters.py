@@ -206,7 +206,7 @@ def check_parameters(parameters: dict) -> Parameters:
         for path, weight in checked.ranking.rewards
         if not reads_items(function_at(path, "ranking.reward"))
     ]
-    try_reward(weighted_sum(rewards), MADE_UP_ITEMS)
+    try_reward(weighted_sum(rewards, None), MADE_UP_ITEMS)
     return checked
 
 

@@ -47,7 +47,9 @@ def test_what_ends_a_process_is_told(job, message):
     assert "TQDM_DISABLE" not in os.environ
 
 
-def test_a_failure_is_told_before_the_others_end(tmp_path, caplog, monkeypatch):
+def test_a_failure_is_told_before_others_end_and_the_rest_is_left(
+    tmp_path, caplog, monkeypatch
+):
     told = tmp_path / "told"
 
     class Touch(logging.Handler):
@@ -57,5 +59,6 @@ def test_a_failure_is_told_before_the_others_end(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(side_by_side.logger, "handlers", [Touch()])
     # the slow one ends when it was told
     with pytest.raises(ValueError, match="no such job"):
-        run_jobs(waits, told, ["slow", "failing"], 2, "test")
-    assert "test: a job failed: no such job" in caplog.text
+        run_jobs(waits, told, ["slow", "failing", "a", "b", "c"], 2, "test")
+    assert "test: a job failed: ValueError('no such job')" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slow", "told"]

@@ -62,11 +62,11 @@ def test_several_rewards_add_up_by_their_weights():
     module.second = lambda ranks, scores, targets: 1.0 * (ranks == 1)
     with patch.dict(sys.modules, {module.__name__: module}):
         weights = [("several_rewards.first", 1.0), ("several_rewards.second", 0.25)]
-        together = weighted_sum(weights)
+        together = weighted_sum(weights, None)
         found = together(np.array([0, 1, 2]), None, None)
         assert found.tolist() == [1.0, 0.25, 0.0]
-        assert weighted_sum(weights[:1]) is first
-        wrong = weighted_sum([*weights, ("several_rewards.too_few", 1.0)])
+        assert weighted_sum(weights[:1], None) is first
+        wrong = weighted_sum([*weights, ("several_rewards.too_few", 1.0)], None)
         with pytest.raises(InputError, match=r"\(several_rewards.too_few\) returned"):
             wrong(np.array([0, 1]), None, None)
 
@@ -87,9 +87,31 @@ def test_a_reward_that_names_items_gets_the_table(monkeypatch):
     assert alone.__qualname__ == same_letter.__qualname__
     both = weighted_sum([("letters.same_letter", 0.5), ("letters.first", 1.0)], items)
     assert both(np.array([0, 1]), *given[1:]).tolist() == [1.5, 0.0]
-    assert [reads_items(f) for f in (alone, same_letter, first, np.add)] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    with pytest.raises(
+        InputError, match=r"letters.same_letter\) reads items, and none"
+    ):
+        weighted_sum([("letters.same_letter", 1.0)], None)
+    broken = weighted_sum([("letters.first", 1), ("letters.same_letter", 1)], items[:0])
+    with pytest.raises(
+        InputError,
+        match=r"\(letters.same_letter\) failed: IndexError: .*test_rewards.py",
+    ):
+        broken(*given)
+
+
+def third_of_items(ranks, scores, items):
+    return first(ranks, scores, items)
+
+
+@pytest.mark.parametrize(
+    ("reward", "reads"),
+    [
+        (lambda ranks, scores, targets, items: ranks, True),
+        (lambda ranks, scores, targets, *, items: ranks, True),
+        (first, False),
+        (third_of_items, False),
+        (np.add, False),
+    ],
+)
+def test_whether_a_reward_reads_items(reward, reads):
+    assert reads_items(reward) is reads

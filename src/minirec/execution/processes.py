@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from minirec import costs
@@ -79,12 +80,25 @@ def run_jobs(
                 initargs=(given,),
             ) as pool,
         ):
-            futures = [pool.submit(_counted, work, job) for job in jobs]
+            left = iter(jobs)
+            # no more than work: of what a pool is given, it begins some even after
+            # another has failed
+            futures = [
+                pool.submit(_counted, work, job) for job in islice(left, workers)
+            ]
+            running = set(futures)
             try:
-                # as they end: a long one would hold up the count of the others
-                for future in as_completed(futures):
-                    costs.add(**future.result()[1])
-                    bar.update(1)
+                while running:
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        costs.add(**future.result()[1])
+                        bar.update(1)
+                    more = [
+                        pool.submit(_counted, work, job)
+                        for job in islice(left, len(ended))
+                    ]
+                    futures += more
+                    running |= set(more)
             except BrokenProcessPool:
                 raise InputError(
                     f"{label}: a process died at work, as it does where memory runs "
@@ -97,11 +111,9 @@ def run_jobs(
                     "%s: a job failed: %s. Those at work go on to their end, and the "
                     "rest is left",
                     label,
-                    error,
+                    error if isinstance(error, InputError) else repr(error),
                 )
                 raise
-            finally:
-                pool.shutdown(cancel_futures=True)
             return [future.result()[0] for future in futures]
 
 

@@ -317,7 +317,8 @@ class RewardParams(Params):
     """One of several rewards, and how much of it counts."""
 
     function: str
-    """Its dotted path: ``f(ranks, scores, targets)``, higher is better."""
+    """Its dotted path: ``f(ranks, scores, targets)``, or with ``items`` behind them;
+    higher is better."""
     weight: float
     """Multiplies it before all are added up; a negative one punishes."""
 

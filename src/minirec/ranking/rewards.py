@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from minirec.errors import InputError
-from minirec.functions import function_at
+from minirec.functions import call, function_at
 from minirec.ranking.metrics import ndcg
 
 Reward = Callable[..., NDArray[np.floating]]
@@ -112,15 +112,15 @@ def slate_ndcg(
 
 
 def reads_items(reward: Callable[..., Any]) -> bool:
-    """Tell whether a reward has a parameter ``items``, and is given that table."""
+    """Tell whether a reward has a parameter ``items`` behind the three of any."""
     try:
-        return "items" in signature(reward).parameters
+        return "items" in list(signature(reward).parameters)[3:]
     except (TypeError, ValueError):  # as of some that are not written in Python
         return False
 
 
 def weighted_sum(
-    rewards: Sequence[tuple[str, float]], items: pd.DataFrame | None = None
+    rewards: Sequence[tuple[str, float]], items: pd.DataFrame | None
 ) -> Reward:
     """Return the reward that several make together: the sum of weight x reward.
 
@@ -129,23 +129,24 @@ def weighted_sum(
     rewards
         Dotted paths and weights, as ``ranking.reward`` gives them.
     items
-        Table ``items``, for those that read it.
+        Table ``items``, for those that read it; None if none does.
 
     Returns
     -------
     callable
-        ``f(ranks, scores, targets)``: of one reward of weight 1 the function itself.
+        ``f(ranks, scores, targets)``: of one reward of weight 1 that does not read
+        items the function itself.
 
     Raises
     ------
     InputError
-        If a path leads to no function; when called, if one of several functions does
-        not return one number a completion.
+        If a path leads to no function; when called, if one of several functions fails
+        or does not return one number a completion.
 
     Examples
     --------
     >>> path = "minirec.ranking.rewards.ndcg_and_probability"
-    >>> together = weighted_sum([(path, 0.5), (path, 1.5)])
+    >>> together = weighted_sum([(path, 0.5), (path, 1.5)], None)
     >>> scores = np.array([[0.5, 0.5, -np.inf]])
     >>> together(np.array([1]), scores, np.array([0])).round(4).tolist()
     [1.2488]
@@ -162,7 +163,8 @@ def weighted_sum(
     ) -> NDArray[np.float64]:
         total = np.zeros(len(ranks))
         for (path, weight), function in zip(rewards, functions, strict=True):
-            earned = np.asarray(function(ranks, scores, targets), dtype=np.float64)
+            said = call(function, f"ranking.reward ({path})", ranks, scores, targets)
+            earned = np.asarray(said, dtype=np.float64)
             if earned.shape != total.shape:
                 raise InputError(
                     f"ranking.reward ({path}) returned an array of shape "
@@ -180,6 +182,8 @@ def _reward_at(path: str, items: pd.DataFrame | None) -> Reward:
     function = function_at(path, "ranking.reward")
     if not reads_items(function):
         return function
+    if items is None:
+        raise InputError(f"ranking.reward ({path}) reads items, and none are given")
 
     @wraps(function)
     def reward(
