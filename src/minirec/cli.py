@@ -85,7 +85,7 @@ def sample(sample_id: int, env: str | None, params: str) -> None:
 @ENV
 @PARAMS
 def user(user_id: str, env: str | None, params: str) -> None:
-    """List the samples of one user, and what became of each."""
+    """List the samples of one user, and which of them were chosen."""
     with _context(env, params) as (context, given):
         from minirec.lineage.describe import describe_user
 

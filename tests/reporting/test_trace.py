@@ -195,6 +195,8 @@ def test_the_samples_of_a_user_before_anything_was_chosen():
     tables = make_tables()
     preprocessed = trace_user({"prompts": tables["prompts"]}, "ann")
     assert "  3  train  not pruned yet  item c\n" in preprocessed
+    of_another = trace_user({**tables, "candidates": tables["candidates"][:0]}, "ann")
+    assert "unknown: candidates was made from another pool: kedro" in of_another
     del tables["selection"]
     assert "  3  train  kept               Gamma\n" in trace_user(tables, "ann")
 
@@ -202,7 +204,7 @@ def test_the_samples_of_a_user_before_anything_was_chosen():
 @pytest.mark.parametrize(
     ("tables", "sentence"),
     [
-        (make_tables(), r"no sample of a user 'an': did you mean ann\? Only those"),
+        (make_tables(), "no sample of a user 'an': only .*, of 1 users, such as ann$"),
         ({}, "prompts is not there yet: kedro run --pipelines preprocess$"),
     ],
 )

@@ -19,7 +19,7 @@ from minirec.functions import function_at
 from minirec.lineage.graph import Doubt, Graph, is_parameter, listed
 from minirec.lineage.project import graph_of, pipelines_of
 from minirec.reporting.picks import why_not_chosen
-from minirec.reporting.trace import load_tables, trace_sample, trace_user
+from minirec.reporting.trace import OF_USER, load_tables, trace_sample, trace_user
 
 WIDTH = 80
 OF_PARAMS = (
@@ -102,7 +102,7 @@ def describe_user(
     InputError
         As of `describe_sample`.
     """
-    tables = load_tables(catalog, env)
+    tables = load_tables(catalog, env, OF_USER)
     notes = _notes(graph_of(catalog), tables, env, params)
     return "\n".join([trace_user(tables, user_id, env), *notes])
 

@@ -1,4 +1,4 @@
-"""One sample's whole way, as text and as a page, and what became of a user's samples.
+"""One sample's whole way, as text and as a page; a user's samples, as a list.
 
 Positions count from 1 here, for people; the tables count from 0.
 """
@@ -49,7 +49,7 @@ from minirec.columns import (
     WHY,
 )
 from minirec.commands import kedro_run
-from minirec.errors import InputError, did_you_mean
+from minirec.errors import InputError
 from minirec.reporting.page import html_table, page
 from minirec.reporting.picks import chosen_as
 from minirec.reporting.summary import METHODS
@@ -68,6 +68,9 @@ MADE_BY = {
     "consumed": "train_eval",
     "rankings": "train_eval",
 }
+
+# those that the list of a user's samples reads
+OF_USER = ("items", "prompts", "candidates", "selection")
 
 WIDTH = 80
 # Samples on a page: at 2 KB each, and more where answers are long, a browser still
@@ -93,7 +96,9 @@ pre { font: 0.85rem/1.4 ui-monospace, monospace; overflow-x: auto; }
 
 
 def load_tables(
-    catalog: CatalogProtocol, env: str | None = None
+    catalog: CatalogProtocol,
+    env: str | None = None,
+    names: Iterable[str] = tuple(MADE_BY),
 ) -> dict[str, pd.DataFrame]:
     """Load those tables of a trace that exist.
 
@@ -103,6 +108,8 @@ def load_tables(
         A catalog of the project.
     env
         The configuration environment that commands in messages are to name.
+    names
+        Of `MADE_BY`, which of them are wanted.
 
     Returns
     -------
@@ -115,7 +122,7 @@ def load_tables(
         If a table is there and cannot be read.
     """
     tables = {}
-    for name, pipeline in MADE_BY.items():
+    for name in names:
         if name in catalog and catalog.exists(name):
             try:
                 tables[name] = catalog.load(name)
@@ -123,7 +130,7 @@ def load_tables(
                 *_, reason = str(error).splitlines()
                 raise InputError(
                     f"{name} cannot be read ({reason}): make it again, by "
-                    f"`{_command(pipeline, env)}`"
+                    f"`{_command(MADE_BY[name], env)}`"
                 ) from error
     return tables
 
@@ -202,12 +209,12 @@ def trace_sample(
 def trace_user(
     tables: Mapping[str, pd.DataFrame], user_id: str, env: str | None = None
 ) -> str:
-    r"""List one user's samples, and what became of each.
+    r"""List one user's samples, and which of them were chosen.
 
     Parameters
     ----------
     tables, env
-        As of `trace_sample`.
+        As of `trace_sample`; of the tables those of `OF_USER` count.
     user_id
         A user of ``prompts``.
 
@@ -227,14 +234,14 @@ def trace_user(
     own = tables["prompts"][users == user_id].sort_values(SAMPLE_ID)
     if own.empty:
         raise InputError(
-            f"prompts holds no sample of a user {user_id!r}: "
-            f"{did_you_mean(user_id, users.unique())}Only those drawn by "
-            "preprocess.pool have prompts"
+            f"prompts holds no sample of a user {user_id!r}: only those drawn by "
+            f"preprocess.pool have prompts, of {users.nunique():,} users, such as "
+            f"{users.iloc[0]}"
         )
     title = {item: f"item {_shown(item)}" for item in own[TARGET_ITEM_ID]}
     if "items" in tables:
         title |= tables["items"].set_index(ITEM_ID)[TITLE].map(_shown).to_dict()
-    fates = _fates(tables, own)
+    fates = _fates(tables, own, env)
     console = _console()
     many = "s" if len(own) > 1 else ""
     console.print(f"User {_shown(user_id)}, {len(own)} sample{many}\n", overflow="fold")
@@ -341,10 +348,15 @@ def _printed(console: Console) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def _fates(tables: Mapping[str, pd.DataFrame], own: pd.DataFrame) -> dict[int, str]:
-    """Say in a few words what became of each of some rows of ``prompts``."""
+def _fates(
+    tables: Mapping[str, pd.DataFrame], own: pd.DataFrame, env: str | None
+) -> dict[int, str]:
+    """Say in a few words of each of some rows of ``prompts`` whether it was chosen."""
+    unknown = "not pruned yet"
+    if "candidates" in tables:
+        unknown = f"unknown: candidates {_of_another('pool', 'select', env)}"
     fates = {
-        sample_id: "not pruned yet" if split == TRAIN else "held out"
+        sample_id: unknown if split == TRAIN else "held out"
         for sample_id, split in zip(own[SAMPLE_ID], own[SPLIT], strict=True)
     }
     left = "kept, not chosen" if "selection" in tables else "kept"
