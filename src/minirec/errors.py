@@ -29,13 +29,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
-def what_is_wrong(name: str, error: ErrorDetails) -> str:
+def what_is_wrong(place: Iterable[str | int], error: ErrorDetails) -> str:
     """Return the sentence for a value that pydantic refuses, in the words of a user.
 
     Parameters
     ----------
-    name
-        Of the value, as its file has it.
+    place
+        The names that lead to the value, as its file has them.
     error
         One of ``ValidationError.errors()``.
 
@@ -45,15 +45,25 @@ def what_is_wrong(name: str, error: ErrorDetails) -> str:
     >>> try:
     ...     TypeAdapter(int).validate_python("x")
     ... except ValidationError as error:
-    ...     print(what_is_wrong("select.size", error.errors()[0]))
+    ...     print(what_is_wrong(["select", "size"], error.errors()[0]))
     select.size should be a valid integer (given 'x')
     """
-    said = {
-        "missing": "is missing",
-        "extra_forbidden": "is unknown",
-    }.get(error["type"], error["msg"])
-    said = said.removeprefix("Input ").partition(", unable to parse")[0]
-    return f"{name} {said} (given {error['input']!r})"
+    name = ".".join(str(one) for one in place if not _is_type(one))
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    given = f"(given {error['input']!r})"
+    if error["type"] == "extra_forbidden":
+        return f"{name} is unknown {given}"
+    said = error["msg"].partition(", unable to parse")[0]
+    said = said.replace(" after validation", "")
+    if said.startswith("Input should"):
+        return f"{name} {said.removeprefix('Input ')} {given}"
+    return f"{name}: {said} {given}"
+
+
+def _is_type(place: str | int) -> bool:
+    """Tell whether pydantic speaks of one of several types there, not of a name."""
+    return isinstance(place, str) and ("[" in place or place in ("str", "int", "float"))
 
 
 @contextmanager

@@ -311,7 +311,7 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden" and (known := _fields_of(error["loc"][:-1])):
         meant = did_you_mean(str(error["loc"][-1]), known)
         return f"parameters: {name} is unknown: {meant}There are {', '.join(known)}"
-    return f"parameters: {what_is_wrong(name, error)}"
+    return f"parameters: {what_is_wrong(error['loc'], error)}"
 
 
 def _fields_of(place: tuple[int | str, ...]) -> list[str]:

@@ -59,11 +59,13 @@ def test_five_of_many_untitled_items_are_named():
         catalogue(items({"g": "Heat"}), many)
 
 
-def test_where_no_item_has_a_title_ids_are_in_doubt():
-    many = ibis.memtable({"item_id": list("abc"), "split": ["train"] * 3})
-    said = "no title for any of 3 items, such as a, b, c: are ids written alike"
+def test_where_no_item_is_known_ids_are_in_doubt():
+    three = ibis.memtable({"item_id": list("abc"), "split": ["train"] * 3})
+    said = "none of the 3 items .*, such as a, b, c: are ids written alike"
     with pytest.raises(InputError, match=said):
-        catalogue(items({"z": "Heat"}), many)
+        catalogue(items({"z": "Heat"}), three)
+    with pytest.raises(InputError, match="no title for 3 of 3 items, such as a, b, c:"):
+        catalogue(items(dict.fromkeys("abc")), three)
 
 
 def test_a_catalogue_of_one_item_is_an_error():

@@ -48,9 +48,9 @@ def column_map(given: dict[str, Any]) -> dict[str, Column]:
             found[name] = Column.model_validate(fields)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, ["columns", name, *first["loc"]]))
+            said = what_is_wrong(["columns", name, *first["loc"]], first)
             raise DatasetError(
-                f"{what_is_wrong(field, first)}: write the source's name of the "
+                f"{said}: write the source's name of the "
                 "column, or `from`, `join`, `unit` and `format`"
             ) from None
         for field in ("unit", "format"):

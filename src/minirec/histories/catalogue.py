@@ -75,9 +75,9 @@ def catalogue(
     )
     n_items = known.count().execute()
     untitled = known.filter(_[TITLE].isnull())[ITEM_ID].execute().tolist()
-    if len(untitled) == n_items > 0:
+    if untitled and not items.semi_join(interactions, ITEM_ID).count().execute():
         raise InputError(
-            f"raw_items has no title for any of {n_items} items, such as "
+            f"raw_items has none of the {n_items} items of raw_interactions, such as "
             f"{', '.join(untitled[:5])}: are ids written alike in raw_interactions and "
             "raw_items?"
         )
