@@ -337,7 +337,8 @@ def keep_best(
             if folder:
                 state = TrainerState(global_step=len(rows), log_history=rows)
                 checkpoints.write(folder, state, weights, optimizer, None, [], kept)
-            bar.set_postfix({"loss": f"{loss:.3f}", "ndcg": f"{found[-1]:.4f}"})
+            # in a narrow terminal the last is cut off
+            bar.set_postfix({"ndcg": f"{found[-1]:.4f}", "loss": f"{loss:.3f}"})
             bar.update(1)
     _set_parameters(model, kept)
     logger.info(
