@@ -29,8 +29,8 @@ def kedro_run(
     Returns
     -------
     str
-        One line for a shell. Parameters that hold a comma, which ``--params`` cannot
-        take, are named behind it in a comment.
+        One line for a shell. Parameters that ``--params`` cannot take, such as texts
+        with a comma, are named behind it in a comment.
 
     Examples
     --------
@@ -49,41 +49,46 @@ def kedro_run(
         pairs = [f"{name}:{version}" for name, version in versions.items()]
         words += ["--load-versions", ",".join(pairs)]
     given = dict(_leaves(run_params["runtime_params"] or {}))
-    # `--params` cuts at every comma, also one within quotes
-    if pairs := [f"{name}={text}" for name, text in given.items() if "," not in text]:
+    if pairs := [f"{name}={text}" for name, text in given.items() if text is not None]:
         words += ["--params", ",".join(pairs)]
     command = shlex.join(words)
-    if untold := [name for name, text in given.items() if "," in text]:
+    if untold := [name for name, text in given.items() if text is None]:
         command += f" # and with {', '.join(untold)} as it was given"
     return command
 
 
-def _leaves(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(
+    params: Mapping[str, Any], path: str = ""
+) -> Iterator[tuple[str, str | None]]:
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{path}{name}.")
         else:
-            yield f"{path}{name}", _as_read(value)
+            yield f"{path}{name}", _told(value)
 
 
-def _as_read(value: Any) -> str:
-    """Write a value as ``--params`` reads it: null, true, several with blanks between."""
-    if isinstance(value, list) and len(value) > 1 and all(map(_is_word, value)):
-        return " ".join(map(str, value))
-    if isinstance(value, str) and _is_read_back(value):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+def _told(value: Any) -> str | None:
+    """Write a value as ``--params`` reads it, several words with blanks between.
+
+    None if it cannot take it: it cuts at every comma, also at one within quotes.
+    """
+    if isinstance(value, list) and len(value) > 1:
+        # each a word that is read as itself, such as a path or a number
+        words = [str(one) for one in value]
+        same = [_told(one) for one in value] == words
+        return (
+            " ".join(words) if same and all(w.split() == [w] for w in words) else None
+        )
+    texts = [value] if isinstance(value, str) else []
+    for text in (*texts, json.dumps(value, ensure_ascii=False)):
+        if "," not in text and _read(text) == {"value": value}:
+            return text
+    return None
 
 
-def _is_word(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.split() == [value] and _is_read_back(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_read_back(text: str) -> bool:
-    """Tell whether a text without quotes is read as itself, and not as a number."""
+def _read(text: str) -> Any:
+    """Return what ``--params`` makes of ``value=<text>``; None where it fails."""
     try:
-        return bool(OmegaConf.from_dotlist([f"text={text}"])["text"] == text)
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}".strip()]))
     except (YAMLError, OmegaConfBaseException):
-        return False
+        return None
