@@ -84,7 +84,10 @@ def test_several_words_are_told_with_blanks(value, read):
 
 @pytest.mark.parametrize(
     "value",
-    [["a b", "c"], [None, True], [{"function": "f", "weight": 1.0}, "x"], "a,b"],
+    [
+        *(["a b", "c"], [None, True], [{"function": "f", "weight": 1.0}, "x"]),
+        *("a,b", ["a,b"], "${"),
+    ],
 )
 def test_what_a_command_cannot_take_is_named_beside_it(value):
     params = {"a": value, "b": 1}

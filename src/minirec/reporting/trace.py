@@ -4,7 +4,7 @@ Positions count from 1 here, for people; the tables count from 0.
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 from io import StringIO
 from typing import Any
@@ -169,7 +169,7 @@ def trace_sample(
         for name in MADE_BY.keys() - {"items"}
         if name in tables
     }
-    title = _titles(tables, prompt, own)
+    title = _titles(tables, _named(prompt, own))
     history, seen = prompt[HISTORY_ITEM_ID], prompt[SEEN_ITEM_ID]
     sections: dict[str, RenderableType] = {
         f"History: the last {len(history)} of {len(seen)} items, oldest first": _grid(
@@ -238,9 +238,7 @@ def trace_user(
             f"preprocess.pool have prompts, of {users.nunique():,} users, such as "
             f"{users.iloc[0]}"
         )
-    title = {item: f"item {_shown(item)}" for item in own[TARGET_ITEM_ID]}
-    if "items" in tables:
-        title |= tables["items"].set_index(ITEM_ID)[TITLE].map(_shown).to_dict()
+    title = _titles(tables, own[TARGET_ITEM_ID])
     fates = _fates(tables, own, env)
     console = _console()
     many = "s" if len(own) > 1 else ""
@@ -301,7 +299,7 @@ def render_traces(
     known = zip(ordered[SAMPLE_ID], ordered[STAGE], ordered[MEAN_REWARD], strict=True)
     for place, (sample_id, stage, mean_reward) in enumerate(known, start=1):
         prompt = _prompt(prompts, sample_id)
-        target = _titles(tables, prompt, {})[prompt[TARGET_ITEM_ID]]
+        target = _titles(tables, [prompt[TARGET_ITEM_ID]])[prompt[TARGET_ITEM_ID]]
         link = f'<a href="#sample-{sample_id}">sample {sample_id}</a>'
         rows.append([f"{place}", link, f"{stage + 1}", _number(mean_reward), target])
         sections.append(
@@ -355,22 +353,33 @@ def _fates(
     unknown = "not pruned yet"
     if "candidates" in tables:
         unknown = f"unknown: candidates {_of_another('pool', 'select', env)}"
-    fates = {
-        sample_id: unknown if split == TRAIN else "held out"
-        for sample_id, split in zip(own[SAMPLE_ID], own[SPLIT], strict=True)
-    }
     left = "kept, not chosen" if "selection" in tables else "kept"
-    for name, column in (("candidates", REASON), ("selection", POSITION)):
-        if name not in tables:
-            continue
-        rows = tables[name][tables[name][SAMPLE_ID].isin(fates)]
-        for sample_id, found in zip(rows[SAMPLE_ID], rows[column], strict=True):
-            if column == POSITION:
-                fates[sample_id] = chosen_as(found, len(tables[name]))
-            else:
-                spelt = f"pruned: {found.replace('_', ' ')}"
-                fates[sample_id] = left if found == KEPT else spelt
+    reasons = _column(tables, "candidates", REASON, own)
+    picks = _column(tables, "selection", POSITION, own)
+    fates = {}
+    for sample_id, split in zip(own[SAMPLE_ID], own[SPLIT], strict=True):
+        reason = reasons.get(sample_id)
+        if split != TRAIN:
+            fates[sample_id] = "held out"
+        elif sample_id in picks:
+            fates[sample_id] = chosen_as(picks[sample_id], len(tables["selection"]))
+        elif reason is None:
+            fates[sample_id] = unknown
+        elif reason == KEPT:
+            fates[sample_id] = left
+        else:
+            fates[sample_id] = f"pruned: {reason.replace('_', ' ')}"
     return fates
+
+
+def _column(
+    tables: Mapping[str, pd.DataFrame], name: str, column: str, own: pd.DataFrame
+) -> dict[int, Any]:
+    """Return a table's column by sample id, of own samples; none without the table."""
+    if name not in tables:
+        return {}
+    rows = tables[name][tables[name][SAMPLE_ID].isin(own[SAMPLE_ID])]
+    return dict(zip(rows[SAMPLE_ID], rows[column], strict=True))
 
 
 def _prompt(prompts: pd.DataFrame, sample_id: int) -> "pd.Series[Any]":
@@ -389,15 +398,16 @@ def _prompt(prompts: pd.DataFrame, sample_id: int) -> "pd.Series[Any]":
     )
 
 
-def _titles(
-    tables: Mapping[str, pd.DataFrame],
-    prompt: "pd.Series[Any]",
-    own: Mapping[str, pd.DataFrame],
-) -> dict[str, str]:
-    """Return the title, or at least the id, of every item that the trace names."""
+def _named(prompt: "pd.Series[Any]", own: Mapping[str, pd.DataFrame]) -> set[str]:
+    """Return every item that the trace of a sample names."""
     ids = {*prompt[HISTORY_ITEM_ID], prompt[TARGET_ITEM_ID]}
     if "rankings" in own:
         ids.update(*(top[:CHOICES] for top in own["rankings"][TOP_ITEM_ID]))
+    return ids
+
+
+def _titles(tables: Mapping[str, pd.DataFrame], ids: Collection[str]) -> dict[str, str]:
+    """Return the title, or at least the id, of each of some items."""
     title = {item: f"item {_shown(item)}" for item in ids}
     if "items" in tables:
         named = tables["items"][tables["items"][ITEM_ID].isin(ids)]
