@@ -1,7 +1,6 @@
 """What an experiment found: its figures, its summary and its page."""
 
 from collections.abc import Mapping
-from html import escape
 from textwrap import wrap
 from typing import Any
 
@@ -22,6 +21,7 @@ from minirec.reporting.page import (
     interval,
     number,
     page,
+    section,
 )
 
 METRIC = "ndcg@10"
@@ -36,6 +36,11 @@ _NAME_WIDTH = 18
 STAR = (
     "* better or worse by this interval and by a randomisation test that allows for "
     "all arms (Holm)"
+)
+PAID = (
+    "<p>Means over seeds. An arm pays for the proxy, rollouts, gradients and embeddings "
+    "only if it cannot choose without them. The policy before reinforcement, which all "
+    "arms start from, evaluation and the search for settings are not counted.</p>"
 )
 # kedro-viz sees to the first axis alone
 AXIS = {"gridcolor": "rgba(128, 128, 128, 0.3)", "zerolinecolor": GREY}
@@ -295,55 +300,47 @@ def render_report(
     shown = overview(metrics, runs)
     figures = (arms_figure, cost_figure, samples_figure, difficulty_figure)
     sizes = metrics.iloc[0]
-    own = runs.drop_duplicates("arm").set_index("arm")["overrides"]
-    return page(
-        f"{data}: which samples to train on",
-        [
-            f"<section><h1>Which samples are worth training on: "
-            f"{escape(data)}, policy {escape(kind)}</h1>",
+    sections = [
+        section(
+            f"Which samples are worth training on: {data}, policy {kind}",
             f"<p>{len(shown)} arms on {_seeds(int(sizes['seeds']))} "
             f"({', '.join(map(str, seeds))}), a pool of "
             f"{int(runs['pool'].iloc[0]):,} samples, {int(sizes['samples']):,} test "
             f"samples of {int(sizes['users']):,} users. Each seed has its own policy "
             "before reinforcement, proxy, rollouts, draws and training.</p>",
-            _arms_section(shown, comparisons, runs, confidence),
-            "</section>",
-            *(
-                f"<section>{drawn(figure, f'figure-{place}')}</section>"
-                for place, figure in enumerate(figures, start=1)
-            ),
-            "<section><h2>What each arm cost</h2>",
-            "<p>Means over seeds. An arm pays for the proxy, rollouts, gradients and "
-            "embeddings only if it cannot choose without them. The policy before "
-            "reinforcement, which all arms start from, evaluation and the search for "
-            "settings are not counted.</p>",
-            _costs(shown, costs),
-            "</section><section><h2>What each arm is</h2>",
+            _arms(shown, comparisons, runs, confidence),
+            level=1,
+        ),
+        *(
+            f"<section>{drawn(figure, f'figure-{place}')}</section>"
+            for place, figure in enumerate(figures, start=1)
+        ),
+        section("What each arm cost", PAID, _costs(shown, costs)),
+        section(
+            "What each arm is",
             "<p>What it changes of the run's parameters, the chosen setting "
             "included.</p>",
-            html_table(
-                ["arm", "setting", "parameters"],
-                [
-                    [
-                        arm,
-                        str(runs.loc[runs["arm"] == arm, "setting"].iloc[0]),
-                        own[arm] if isinstance(own[arm], str) else "",
-                    ]
-                    for arm in shown["arm"]
-                    if arm != BEFORE
-                ],
-                texts=("parameters",),
-            ),
+            _changed(shown, runs),
             _tuning(tuning),
-            "</section><section><h2>Each two arms</h2>",
-            _pairs(comparisons),
-            "</section>",
-        ],
-        scripts=True,
-    )
+        ),
+        section("Each two arms", _pairs(comparisons)),
+    ]
+    return page(f"{data}: which samples to train on", sections, scripts=True)
 
 
-def _arms_section(
+def _changed(shown: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Return the parameters that each arm changes, as HTML."""
+    own = runs.drop_duplicates("arm").set_index("arm")
+    rows = [
+        [arm, str(own.loc[arm, "setting"]), changed if isinstance(changed, str) else ""]
+        for arm in shown["arm"]
+        if arm != BEFORE
+        for changed in [own.loc[arm, "overrides"]]
+    ]
+    return html_table(["arm", "setting", "parameters"], rows, texts=("parameters",))
+
+
+def _arms(
     shown: pd.DataFrame,
     comparisons: pd.DataFrame,
     runs: pd.DataFrame,

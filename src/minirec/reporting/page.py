@@ -86,6 +86,22 @@ def page(
     )
 
 
+def section(heading: str, *parts: str, level: int = 2) -> str:
+    """Return a section of a page.
+
+    Parameters
+    ----------
+    heading
+        As text.
+    parts
+        What stands below it, as HTML.
+    level
+        Of the heading; 1 is that of the whole page.
+    """
+    head = f"<section><h{level}>{escape(heading)}</h{level}>"
+    return "\n".join([head, *parts, "</section>"])
+
+
 def drawn(figure: go.Figure, name: str) -> str:
     """Return a figure as HTML, for a page with scripts.
 

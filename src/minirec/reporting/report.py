@@ -48,6 +48,7 @@ from minirec.reporting.page import (
     interval,
     number,
     page,
+    section,
 )
 from minirec.reporting.picks import DIRECTIONS, TITLES
 from minirec.reporting.summary import METHODS, first_metrics, pruning_rows
@@ -77,6 +78,19 @@ NODE = "report_run"
 REPRESENTATIVE = (
     "<em>representativeness</em> (0 to 1) where the sample's gradient agrees with what "
     "it is compared with, and <em>value</em> adds them up"
+)
+LEFT_OUT = (
+    "<p>Before anything is chosen, samples go that cannot teach, for the first of these "
+    "reasons that holds. A share of reward is that of the sum of mean rewards.</p>"
+)
+THE_REST = (
+    f'<p><a href="traces.html">traces.html</a> beside this page has the whole way of '
+    f"the first {MOST} chosen samples, with what the proxy wrote on each and earned; "
+    "<code>minirec trace sample</code> with an id prints that of any sample, chosen or "
+    "not, <code>minirec trace user</code> lists those of a user, and <code>minirec "
+    "trace table metrics</code> what a table was made from. The tables lie in the "
+    "folders beside that of this page; <code>kedro viz run</code> draws how they follow "
+    "from one another.</p>"
 )
 # Beside that of every page: long names may be broken where it is narrow; the chosen
 # samples, which may be hundreds, scroll by themselves below their heads.
@@ -131,69 +145,65 @@ def render_run(
         HTML with plotly's own code in it, some 5 MB, that loads nothing.
     """
     select = parameters["select"]
-    easy, hard = limits
-    run = [
-        ("data", f"{data}: {interactions:,} interactions of {users:,} users with "
-         f"{len(tables['items']):,} items"),
-        ("prompts", _prompts(tables["prompts"])),
-        *_settings(parameters, models, *mu_and_sigma, easy, hard),
-        ("evaluation", _evaluation(tables["metrics"], parameters)),
-        ("seed", str(parameters["seed"])),
-    ]  # fmt: skip
-    kind = parameters["policy"]["kind"]
     aligned = parameters["score"]["representativeness"] is not None
     shown = {name: drawn(figure, name) for name, figure in figures.items()}
     if not select["compare"]:
         shown["overlap_figure"] = ""  # there is nothing in it
-    return page(
-        f"{data}: what was chosen, and why",
-        [
-            f"<section><h1>What was chosen, and why: {escape(data)}, policy "
-            f"{escape(kind)}</h1>",
+    run = [
+        ("data", f"{data}: {interactions:,} interactions of {users:,} users with "
+         f"{len(tables['items']):,} items"),
+        ("prompts", _prompts(tables["prompts"])),
+        *_scoring(parameters, models, *mu_and_sigma),
+        *_choice(parameters, *limits),
+        ("evaluation", _evaluation(tables["metrics"], parameters)),
+        ("seed", str(parameters["seed"])),
+    ]  # fmt: skip
+    sections = [
+        section(
+            f"What was chosen, and why: {data}, policy {parameters['policy']['kind']}",
             _headline(tables, parameters),
-            "</section><section><h2>What was run</h2>",
+            level=1,
+        ),
+        section(
+            "What was run",
             f'<div class="settings">{html_table(["", THIS], run, texts=[THIS])}</div>',
             _changes(parameters, base),
-            "</section><section><h2>What was left out</h2>",
-            "<p>Before anything is chosen, samples go that cannot teach, for the first "
-            "of these reasons that holds. A share of reward is that of the sum of mean "
-            "rewards.</p>",
-            _pruned(tables["candidates"], easy, hard, select["prune"]["min_spread"]),
+        ),
+        section(
+            "What was left out",
+            LEFT_OUT,
+            _pruned(tables["candidates"], *limits, select["prune"]["min_spread"]),
             shown["reward_figure"],
-            "</section><section><h2>What was chosen</h2>",
+        ),
+        section(
+            "What was chosen",
             _how(select["strategy"], aligned),
             _picks(tables["explanations"], aligned),
             shown["selection_figure"],
             shown["embedding_figure"],
             shown["overlap_figure"],
-            "</section><section><h2>Training</h2>",
+        ),
+        section(
+            "Training",
             _training(tables["consumed"], tables["explanations"]),
             shown["curriculum_figure"],
             "<h3>The policy</h3>",
             shown["policy_figure"],
             "<h3>The proxy, before anything was chosen</h3>",
             shown["proxy_figure"],
-            "</section><section><h2>What it was worth</h2>",
+        ),
+        section(
+            "What it was worth",
             _worth(tables, parameters),
             shown["metrics_figure"],
             shown["group_figure"],
             _groups(tables["group_metrics"]),
-            "</section><section><h2>What it cost</h2>",
-            _costs(tables["costs"]),
-            "</section><section><h2>Where the rest is</h2>",
-            f'<p><a href="traces.html">traces.html</a> beside this page has the whole '
-            f"way of the first {MOST} chosen samples, with what the proxy wrote on each "
-            "and earned; <code>minirec trace sample</code> with an id prints that of "
-            "any sample, chosen or not, <code>minirec trace user</code> lists those of a "
-            "user, and <code>minirec trace table metrics</code> "
-            "what a table was made from. The tables lie in the folders beside that of "
-            "this page; <code>kedro viz run</code> draws how they follow from one "
-            "another.</p>",
-            "</section>",
-        ],
-        STYLE,
-        scripts=True,
-    )
+        ),
+        section("What it cost", _costs(tables["costs"])),
+        section("Where the rest is", THE_REST),
+    ]
+    title = f"{data}: what was chosen, and why"
+    return page(title, sections, STYLE, scripts=True)
 
 
 def model_name(model: Model) -> str:
@@ -246,17 +256,14 @@ def _prompts(prompts: pd.DataFrame) -> str:
     return "; ".join(said)
 
 
-def _settings(
+def _scoring(
     parameters: Mapping[str, Any],
     models: Mapping[str, str],
     mu: float,
     sigma: float,
-    easy: float | None,
-    hard: float | None,
 ) -> Iterator[tuple[str, str]]:
-    """Say in words what of the parameters decides most."""
+    """Say in words what of the parameters decides most of the scores."""
     policy, score = parameters["policy"], parameters["score"]
-    select = parameters["select"]
     probe, learnability = score["probe"], score["learnability"]
     made = "made and pre-trained here" if policy["kind"] == "item_tokens" else ""
     yield "policy", f"{policy['kind']}: {models['policy'] or made}, {policy['dtype']}"
@@ -287,6 +294,13 @@ def _settings(
         else "does not count",
     )
     yield "value", f"{score['value']['alpha']:g} x learnability + representativeness"
+
+
+def _choice(
+    parameters: Mapping[str, Any], easy: float | None, hard: float | None
+) -> Iterator[tuple[str, str]]:
+    """Say what decides which samples are trained on, and how."""
+    select = parameters["select"]
     spread = select["prune"]["min_spread"]
     limits = [
         *([f"too easy above {easy:.3g}"] if easy is not None else []),
