@@ -178,21 +178,9 @@ def train_grpo(
     earned = checkpoints.read_earned(last) if last else []
     drawn: list[int] = []  # samples, as they were drawn; ahead of training by a step
 
-    def drawing() -> Iterator[int]:
-        for position in draw(
-            curriculum[STAGE],
-            curriculum[MEAN_REWARD],
-            grpo.num_train_epochs,
-            prompts_per_step,
-            pace,
-            earned,
-        ):
-            drawn.append(ids[position])
-            yield position
-
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
     data = Dataset.from_dict({"prompt": [text[s] for s in ids], SAMPLE_ID: ids})
-    order = drawing()
+    order = _drawing(curriculum, grpo, prompts_per_step, pace, earned, drawn)
     with scratch_folder() as folder:
         trainer = _trainer_of(policy, tasks)(
             model=policy.lm,
@@ -216,15 +204,41 @@ def train_grpo(
     for _ in order:  # of a training that was over, nothing has been drawn yet
         pass
     seen = [ids[position] for position, _ in earned]
+    _check_order(seen, drawn, n)
+    return Training(
+        training_log(trainer.state.log_history),
+        consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label),
+    )
+
+
+def _drawing(
+    curriculum: pd.DataFrame,
+    grpo: GRPOParams,
+    prompts_per_step: int,
+    pace: PaceParams | None,
+    earned: list[tuple[int, float]],
+    drawn: list[int],
+) -> Iterator[int]:
+    """Draw positions in the curriculum; add the sample of each to ``drawn``."""
+    ids = curriculum[SAMPLE_ID].tolist()
+    for position in draw(
+        curriculum[STAGE],
+        curriculum[MEAN_REWARD],
+        grpo.num_train_epochs,
+        prompts_per_step,
+        pace,
+        earned,
+    ):
+        drawn.append(ids[position])
+        yield position
+
+
+def _check_order(seen: list[int], drawn: list[int], n: int) -> None:
     if seen != drawn or len(drawn) != n:
         raise RuntimeError(
             f"TRL consumed the prompts {seen}, of {n} that were to be drawn, and these "
             f"were: {drawn}"
         )
-    return Training(
-        training_log(trainer.state.log_history),
-        consumed_table(seen, curriculum, grpo, prompts_per_step, pace, label),
-    )
 
 
 def _trainer_of(policy: Policy, tasks: Tasks) -> Callable[..., PackedGRPOTrainer]:

@@ -148,19 +148,11 @@ def train_items(
     InputError
         If the last checkpoint is damaged, or the reward fails.
     """
-    import torch
-
     ids = curriculum[SAMPLE_ID].to_numpy()
     text = prompts.set_index(SAMPLE_ID)[PROMPT]
     tokens = policy.read([text[s] for s in ids])
     before = _Reference(policy, tokens) if settings.beta else None
-    optimizer = torch.optim.AdamW(
-        policy.lm.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = _adam_w(policy, settings)
     log, earned = _resume(policy, optimizer, kept, label)
     order = draw(
         curriculum[STAGE],
@@ -172,12 +164,10 @@ def train_items(
     )
     total = n_steps(len(ids), settings.num_train_epochs, prompts_per_step)
     done = len(log)
-    n_tokens = log[-1]["num_tokens"] if log else 0.0
     for _ in islice(order, done * prompts_per_step):
         pass  # was trained on
     with Progress(total=total, initial=done, desc=label, unit=" steps") as bar:
         for step in range(done, total):
-            began = perf_counter()
             rows = list(islice(order, prompts_per_step))
             rewards, figures = _step(
                 policy,
@@ -193,20 +183,9 @@ def train_items(
             )
             # what the order of further samples may depend on
             earned.extend(zip(rows, rewards.mean(1).tolist(), strict=True))
-            seconds = perf_counter() - began
-            of_step = sum(len(tokens[row]) for row in rows)
-            of_step += rewards.size * policy.slate_size
-            n_tokens += of_step
-            log.append(
-                {
-                    "step": step + 1,
-                    "epoch": (step + 1) * prompts_per_step / len(ids),
-                    **figures,
-                    "num_tokens": n_tokens,
-                    "step_time": seconds,
-                    "tokens_per_second": of_step / seconds,
-                }
-            )
+            figures["num_tokens"] += log[-1]["num_tokens"] if log else 0
+            epoch = (step + 1) * prompts_per_step / len(ids)
+            log.append({"step": step + 1, "epoch": epoch, **figures})
             bar.set_postfix(
                 {name: figures[name] for name in ("reward", "loss")}, refresh=False
             )
@@ -216,6 +195,18 @@ def train_items(
     # names in order, since a checkpoint does not keep another
     table = pd.DataFrame([dict(sorted(row.items())) for row in log])
     return table, [int(ids[row]) for row, _ in earned]
+
+
+def _adam_w(policy: ItemPolicy, settings: Settings) -> torch.optim.Optimizer:
+    import torch
+
+    return torch.optim.AdamW(
+        policy.lm.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+    )
 
 
 def _step(
@@ -237,6 +228,7 @@ def _step(
     """
     import torch
 
+    began = perf_counter()
     lm = policy.lm
     log_probs = policy.log_probs(
         last_hidden(lm, tokens),
@@ -267,6 +259,8 @@ def _step(
     with torch.no_grad():
         p = log_probs.exp()
         entropy = -(p * log_probs.masked_fill(p == 0, 0.0)).sum(-1).mean()
+    n_tokens = sum(map(len, tokens)) + rewards.size * policy.slate_size
+    seconds = perf_counter() - began
     return rewards, {
         "loss": loss.item(),
         "reward": rewards.mean(),
@@ -277,6 +271,9 @@ def _step(
         "grad_norm": norm.item(),
         "learning_rate": settings.learning_rate,
         "completions/mean_length": float(policy.slate_size),
+        "num_tokens": float(n_tokens),
+        "step_time": seconds,
+        "tokens_per_second": n_tokens / seconds,
     }
 
 

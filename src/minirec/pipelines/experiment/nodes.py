@@ -195,25 +195,11 @@ def run_arms(
     for (arm, number, seed), run in runs.items():
         own: dict[str, Any] = {ARM: arm, SEED: seed}
         spent = [own | {"part": n} | s for n, s in work.costs_of(run).items()]
+        overrides = _overrides(experiment, arm, number)
+        what = own | {"setting": number, "overrides": overrides}
+        rows.append(what | _came_out(run, pool, spent))
         costs += spent
         rankings.append(Kept(run.ranks).load("ranks").assign(**own))
-        mean_reward, samples = float("nan"), 0
-        if run.curriculum is not None:
-            curriculum = Kept(run.curriculum).load("curriculum")
-            mean_reward, samples = curriculum[MEAN_REWARD].mean(), len(curriculum)
-        total = pd.DataFrame(spent, columns=COSTS).astype(float).sum(skipna=False)
-        rows.append(
-            own
-            | {
-                "setting": number,
-                "overrides": _overrides(experiment, arm, number),
-                "samples": samples,
-                "pool": pool,
-                MEAN_REWARD: mean_reward,
-                METRIC: _ndcg(run),
-                **{str(name): value for name, value in total.items()},
-            }
-        )
     counts = dict.fromkeys([name for name in COSTS if name.startswith("tokens")], int)
     return (
         pd.DataFrame(rows).astype(counts),
@@ -409,6 +395,22 @@ def _train_and_rank(given: work.Given, runs: list[work.Run], label: str) -> None
             answers[run.label] = samples * grpo.num_train_epochs * grpo.num_generations
     jobs = sorted(runs, key=lambda run: answers[run.label], reverse=True)
     run_jobs(work.rank_run, given, jobs, given.execution.processes, label)
+
+
+def _came_out(run: work.Run, pool: int, spent: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a run trained on, what came of it, and what it cost in all."""
+    mean_reward, samples = float("nan"), 0
+    if run.curriculum is not None:
+        curriculum = Kept(run.curriculum).load("curriculum")
+        mean_reward, samples = curriculum[MEAN_REWARD].mean(), len(curriculum)
+    total = pd.DataFrame(spent, columns=COSTS).astype(float).sum(skipna=False)
+    return {
+        "samples": samples,
+        "pool": pool,
+        MEAN_REWARD: mean_reward,
+        METRIC: _ndcg(run),
+        **{str(name): value for name, value in total.items()},
+    }
 
 
 def _overrides(experiment: ExperimentParams, arm: str, number: int) -> str | None:
