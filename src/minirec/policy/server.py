@@ -191,35 +191,50 @@ def server_completions(
         answers what cannot be understood.
     """
     ends = set(ends)
-    sampling: dict[str, Any] = {
+    given: Sequence[str] | list[list[int]] = prompts
+    if server.protocol == "vllm":
+        given = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    sampling = _sampling(server, max_new_tokens, temperature, ends)
+    requests = [
+        {"prompt": prompt, "seed": request_seed(seed, rollout), **sampling}
+        for (prompt, seed), rollout in product(zip(given, seeds, strict=True), rollouts)
+    ]
+    answers = _all_answers(server, requests)
+    written = [_tokens(*answer, tokenizer, ends, max_new_tokens) for answer in answers]
+    group = len(rollouts)
+    return [written[start : start + group] for start in range(0, len(written), group)]
+
+
+def _sampling(
+    server: ServerParams, max_new_tokens: int, temperature: float, ends: set[int]
+) -> dict[str, Any]:
+    """Return what all requests have in common."""
+    common = {
+        "model": server.model,
         "max_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": 1.0,
     }
-    given: Sequence[str] | list[list[int]] = prompts
-    if server.protocol == "vllm":
-        given = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        # Else defaults of the server or the model apply: sampling is from the whole
-        # distribution, and our end tokens alone end it.
-        sampling |= {
-            "top_k": 0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "ignore_eos": True,
-            "stop_token_ids": sorted(ends),
-            "return_token_ids": True,
-        }
-    requests = [
-        {
-            "model": server.model,
-            "prompt": prompt,
-            "seed": request_seed(seed, rollout),
-            **sampling,
-        }
-        for (prompt, seed), rollout in product(zip(given, seeds, strict=True), rollouts)
-    ]
+    if server.protocol != "vllm":
+        return common
+    # Else defaults of the server or the model apply: sampling is from the whole
+    # distribution, and our end tokens alone end it.
+    return common | {
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "ignore_eos": True,
+        "stop_token_ids": sorted(ends),
+        "return_token_ids": True,
+    }
+
+
+def _all_answers(
+    server: ServerParams, requests: list[dict[str, Any]]
+) -> list[tuple[list[int] | str, bool]]:
+    """Send requests side by side; return what `_complete` does of each."""
     stop, told = threading.Event(), set[int]()
     with (
         _client(server) as client,
@@ -237,11 +252,7 @@ def server_completions(
             threads.shutdown(cancel_futures=True)
     if failures:
         raise failures[0]
-    written = [
-        _tokens(*future.result(), tokenizer, ends, max_new_tokens) for future in futures
-    ]
-    group = len(rollouts)
-    return [written[start : start + group] for start in range(0, len(written), group)]
+    return [future.result() for future in futures]
 
 
 def request_seed(seed: Sequence[int], rollout: int) -> int:

@@ -106,23 +106,10 @@ def warm_start_policy(
     item tokens is pre-trained instead, and all its weights take the adapter's place.
     """
     if kind == "item_tokens":
-        from minirec.training.checkpoints import keep_only
-        from minirec.training.item_pretraining import pretrained
-
         assert item_tokens is not None  # `PolicyParams` refuses the kind without
-        table = interactions.select([USER_ID, ITEM_ID, POSITION, SPLIT]).execute()
-        inputs: dict[str, Any] = {
-            "interactions": table.sort_values([USER_ID, POSITION], ignore_index=True),
-            "items": items,
-            "params": item_tokens,
-            "dtype": dtype,
-            "window": window,
-            "seed": seed,
-            "label": "warm_start_policy",
-        }
-        folder = checkpoints / inputs["label"] / work_key(pretrained, inputs)
-        keep_only(folder)
-        return pretrained(**inputs, folder=folder)
+        return _pretrained(
+            interactions, items, item_tokens, dtype, window, checkpoints, seed
+        )
     from minirec.policy.loading import (
         get_adapter,
         load_model,
@@ -153,6 +140,33 @@ def warm_start_policy(
             seed,
         )
     return get_adapter(lm)
+
+
+def _pretrained(
+    interactions: ir.Table,
+    items: pd.DataFrame,
+    item_tokens: ItemTokenParams,
+    dtype: str,
+    window: int,
+    checkpoints: Path,
+    seed: int,
+) -> Adapter:
+    from minirec.training.checkpoints import keep_only
+    from minirec.training.item_pretraining import pretrained
+
+    table = interactions.select([USER_ID, ITEM_ID, POSITION, SPLIT]).execute()
+    inputs: dict[str, Any] = {
+        "interactions": table.sort_values([USER_ID, POSITION], ignore_index=True),
+        "items": items,
+        "params": item_tokens,
+        "dtype": dtype,
+        "window": window,
+        "seed": seed,
+        "label": "warm_start_policy",
+    }
+    folder = checkpoints / inputs["label"] / work_key(pretrained, inputs)
+    keep_only(folder)
+    return pretrained(**inputs, folder=folder)
 
 
 def train_proxy(
@@ -314,16 +328,7 @@ def collect_gradients(
         return none | {"matrix": np.empty((0, 0), np.float32)}
     from minirec.policy.workers import make_differentiator, matrix_of
 
-    key = [SAMPLE_ID, ROLLOUT]
-    written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
-    earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
-    scored = _scored(prompts)
-    if not (set(scored[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
-        raise InputError(
-            "rollouts or rewards lack samples of prompts: they were made from another "
-            "pool; run `kedro run --pipelines score`"
-        )
-    scored = scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
+    scored = _rewarded(_scored(prompts), rollouts, rewards)
     rows_at_once = _rows_at_once(scored, proxy_adapter, policy_model, policy, gradient)
     read = [SAMPLE_ID, PROMPT, TOKEN_ID, REWARD]
     if policy.kind == "item_tokens":
@@ -362,6 +367,21 @@ def collect_gradients(
         return collect("collect_gradients", gradient.space)
     of_pool = _of_split(collect("mean_gradient", "hidden"), prompts, TRAIN)
     return collect("collect_gradients", "hessian", _mean(of_pool["matrix"]))
+
+
+def _rewarded(
+    scored: pd.DataFrame, rollouts: pd.DataFrame, rewards: pd.DataFrame
+) -> pd.DataFrame:
+    """Add lists of each prompt's completions, as tokens, and of their rewards."""
+    key = [SAMPLE_ID, ROLLOUT]
+    written = rollouts.sort_values(key).groupby(SAMPLE_ID)[TOKEN_ID].agg(list)
+    earned = rewards.sort_values(key).groupby(SAMPLE_ID)[REWARD].agg(list)
+    if not (set(scored[SAMPLE_ID]) <= set(written.index) & set(earned.index)):
+        raise InputError(
+            "rollouts or rewards lack samples of prompts: they were made from another "
+            "pool; run `kedro run --pipelines score`"
+        )
+    return scored.join(written, on=SAMPLE_ID).join(earned, on=SAMPLE_ID)
 
 
 def _rows_at_once(

@@ -11,11 +11,11 @@ from minirec.reporting import figures
 
 def create_pipeline(**_: Any) -> Pipeline:
     """Return the way from prompts to scores."""
-    return Pipeline([*_probe(), *_score()], tags="score")
+    return Pipeline([*_train_proxy(), *_probe(), *_score()], tags="score")
 
 
-def _probe() -> list[Node]:
-    """Return the way from the policy before reinforcement to what its proxy earns."""
+def _train_proxy() -> list[Node]:
+    """Return the way from the policy before reinforcement to its proxy."""
     return [
         Node(
             nodes.embed_items,
@@ -67,6 +67,12 @@ def _probe() -> list[Node]:
             outputs="proxy_figure",
             name="plot_proxy",
         ),
+    ]
+
+
+def _probe() -> list[Node]:
+    """Return what the proxy writes on each prompt, earns, and would learn from it."""
+    return [
         Node(
             nodes.probe_rewards,
             inputs=[
@@ -85,12 +91,6 @@ def _probe() -> list[Node]:
             outputs=["rollouts", "rewards"],
             name="probe_rewards",
         ),
-    ]
-
-
-def _score() -> list[Node]:
-    """Return the way from rollouts and rewards to the scores of each sample."""
-    return [
         Node(
             nodes.collect_gradients,
             inputs=[
@@ -109,6 +109,12 @@ def _score() -> list[Node]:
             outputs="gradients",
             name="collect_gradients",
         ),
+    ]
+
+
+def _score() -> list[Node]:
+    """Return the way from rewards and gradients to the scores of each sample."""
+    return [
         Node(
             nodes.score_learnability,
             inputs=["prompts", "rewards", "params:score.learnability"],

@@ -72,6 +72,8 @@ from minirec.types import Adapter, Matrix, Model
 
 # what ranks: prompts in, scores (N, M) out, and the N answers if any were written
 Scorer = Callable[[pd.DataFrame], tuple[np.ndarray, list[str] | None]]
+# N histories as places in the catalogue in, scores (N, M) out
+HistoryScorer = Callable[[list[np.ndarray]], np.ndarray]
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ def rank_baselines(
     column = pd.Index(items[ITEM_ID])
     known = _known(interactions, baselines)
 
-    def by_history(score: Callable[[list[np.ndarray]], np.ndarray]) -> Scorer:
+    def by_history(score: HistoryScorer) -> Scorer:
         return lambda batch: (
             score([column.get_indexer(list(ids)) for ids in batch[HISTORY_ITEM_ID]]),
             None,
@@ -169,35 +171,51 @@ def rank_baselines(
                 lambda h: nearest_to_history_scores(h, vectors, prior, prior_weight)
             )
         if method == ITEM_KNN:
-            own = known[known[SPLIT] != VALID]
-            similarity = item_similarity(
-                own[USER_ID],
-                column.get_indexer(pd.Index(own[ITEM_ID])),
-                len(items),
-                item_knn.neighbours,
-            )
-            return by_history(
-                lambda h: item_knn_scores(
-                    [own[-item_knn.last :] for own in h], similarity, prior
-                )
-            )
-        from minirec.training.checkpoints import keep_only
-        from minirec.training.sasrec import train_sasrec
-
-        inputs: dict[str, Any] = {
-            "interactions": known,
-            "items": items[[ITEM_ID]],
-            "params": sasrec,
-            "window": window,
-            "seed": seed,
-            "label": "rank_baselines: sasrec",
-        }
-        folder = checkpoints / "rank_baselines" / work_key(train_sasrec, inputs)
-        keep_only(folder)
-        return by_history(train_sasrec(**inputs, folder=folder).scores)
+            return by_history(_item_knn(known, column, prior, item_knn))
+        return by_history(_sasrec(known, items, sasrec, window, checkpoints, seed))
 
     parts = [rank(method, scorer(method)) for method in baselines]
     return pd.concat(parts, ignore_index=True)
+
+
+def _item_knn(
+    known: pd.DataFrame, column: pd.Index, prior: np.ndarray, item_knn: ItemKnnParams
+) -> HistoryScorer:
+    # the validation split is there for SASRec, which stops by it
+    own = known[known[SPLIT] != VALID]
+    similarity = item_similarity(
+        own[USER_ID],
+        column.get_indexer(pd.Index(own[ITEM_ID])),
+        len(column),
+        item_knn.neighbours,
+    )
+    return lambda histories: item_knn_scores(
+        [items[-item_knn.last :] for items in histories], similarity, prior
+    )
+
+
+def _sasrec(
+    known: pd.DataFrame,
+    items: pd.DataFrame,
+    sasrec: SasrecParams,
+    window: int,
+    checkpoints: Path,
+    seed: int,
+) -> HistoryScorer:
+    from minirec.training.checkpoints import keep_only
+    from minirec.training.sasrec import train_sasrec
+
+    inputs: dict[str, Any] = {
+        "interactions": known,
+        "items": items[[ITEM_ID]],
+        "params": sasrec,
+        "window": window,
+        "seed": seed,
+        "label": "rank_baselines: sasrec",
+    }
+    folder = checkpoints / "rank_baselines" / work_key(train_sasrec, inputs)
+    keep_only(folder)
+    return train_sasrec(**inputs, folder=folder).scores
 
 
 def _known(interactions: ir.Table, baselines: list[str]) -> pd.DataFrame:
