@@ -87,11 +87,10 @@ def test_there_may_be_no_baseline(changed):
             "use_vllm is true: leave it out",
         ),
         (
-            "train_eval.train.grpo.mask_truncated_completions",
-            True,
-            "train_eval.train.grpo.mask_truncated_completions is true, and TRL knows "
-            "an answer's end by the end token alone, where these end with their title: "
-            "leave it out, or take a template that reasons first",
+            "train_eval.train.grpo.logging_steps",
+            5,
+            "train_eval.train.grpo.logging_steps cannot be set, since the table of a "
+            "training has a row for every step: leave it out",
         ),
         (
             "train_eval.train.grpo.gradient_accumulation_steps",

@@ -89,22 +89,6 @@ class Parameters(Params, extra="ignore"):
         return self
 
     @model_validator(mode="after")
-    def keep_what_has_ended(self) -> Self:
-        """Refuse to leave out answers as cut that ended with their title."""
-        for name, grpo in (
-            ("score.proxy", self.score.proxy.grpo),
-            ("train_eval.train", self.train_eval.train.grpo),
-        ):
-            masks = (grpo.model_extra or {}).get("mask_truncated_completions")
-            if masks and not self.policy.prompt.answer_mark:
-                raise InputError(
-                    f"{name}.grpo.mask_truncated_completions is true, and TRL knows an "
-                    "answer's end by the end token alone, where these end with their "
-                    "title: leave it out, or take a template that reasons first"
-                )
-        return self
-
-    @model_validator(mode="after")
     def fit_the_kind(self) -> Self:
         """Refuse what the kind of policy does not have."""
         kind = self.policy.kind

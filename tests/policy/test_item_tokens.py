@@ -12,7 +12,7 @@ from minirec.errors import InputError
 from minirec.execution.map_batches import map_batches
 from minirec.execution.params import ExecutionParams
 from minirec.execution.parts import in_order
-from minirec.policy import gradients, item_workers, workers
+from minirec.policy import gradients, item_tokens, item_workers, workers
 from minirec.policy.adaptive import AdaptiveParams
 from minirec.policy.item_tokens import (
     check_weights,
@@ -142,6 +142,24 @@ def test_rewards_are_those_of_each_answer_alone(policy, tasks):
     np.testing.assert_allclose(earned, [[1, second, 0, 1], [second, 0, 1, second]])
     # of 8 items less the seen ones, those not written tie with the target: it is last
     assert rank.tolist() == [[0, 1, 4, 0], [1, 3, 0, 1]]
+
+
+def test_answers_are_judged_in_blocks(policy, tasks, monkeypatch):
+    slates = np.random.default_rng(0).permuted(np.tile(np.arange(8), (2, 9, 1)), axis=2)
+    given = (policy, tasks, slate_ndcg, np.array([4, 9]), slates[:, :, :2])
+    whole = reward_slates(*given)
+    # two answers to 8 items at once; then no single one would fit
+    for most in (16, 1):
+        monkeypatch.setattr(item_tokens, "_SCORES_AT_ONCE", most)
+        np.testing.assert_array_equal(reward_slates(*given), whole)
+
+
+def test_what_is_read_at_once_fits_into_the_memory(policy):
+    weights = get_weights(policy.lm, policy.tokenizer)
+    n_tokens = policy.lm.config.vocab_size
+    assert item_workers.read_at_once(weights, 1) == item_tokens.AT_ONCE
+    assert item_workers.read_at_once(weights, 3 * 40 * n_tokens / 1e9) == 3
+    assert item_workers.rows_at_once(weights, "hidden", None, 1e-9) == 1
 
 
 def test_a_saved_policy_opens_as_any_causal_lm(tiny, policy, given, tmp_path):

@@ -1,8 +1,10 @@
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from minirec.errors import InputError
 from minirec.policy.loading import (
@@ -31,16 +33,31 @@ def logits(lm):
         return lm(torch.tensor([[40, 41, 42]])).logits
 
 
-def test_answers_end_with_the_end_token_a_quote_or_a_line(tokenizer, policy_params):
-    ends = end_tokens(tokenizer, policy_params.prompt)
+def test_answers_end_with_the_end_token_a_quote_or_a_line(
+    policy_model, tokenizer, policy_params
+):
+    ends = end_tokens(policy_model, tokenizer, policy_params.prompt)
     assert tokenizer.eos_token_id in ends
     texts = {tokenizer.decode([token]) for token in ends}
     assert texts == {tokenizer.eos_token, '"', "\n"}
 
 
-def test_reasoning_ends_with_the_end_token(tokenizer, policy_params):
+def test_reasoning_ends_with_the_end_token(policy_model, tokenizer, policy_params):
     prompt = policy_params.prompt.model_copy(update={"answer": '{reasoning} "{title}"'})
-    assert end_tokens(tokenizer, prompt) == [tokenizer.eos_token_id]
+    assert end_tokens(policy_model, tokenizer, prompt) == [tokenizer.eos_token_id]
+
+
+def test_a_model_s_own_end_tokens_stay(
+    policy_model, policy_params, tokenizer, tmp_path
+):
+    model = {"pretrained_model_name_or_path": str(tmp_path / "model")}
+    shutil.copytree(policy_model["pretrained_model_name_or_path"], tmp_path / "model")
+    config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, 41])
+    config.save_pretrained(tmp_path / "model")
+    without = end_tokens(policy_model, tokenizer, policy_params.prompt)
+    assert 41 not in without
+    lm = load_model(model, "float32", tokenizer, policy_params.prompt)
+    assert lm.generation_config.eos_token_id == sorted([*without, 41])
 
 
 def test_a_fresh_adapter_changes_no_answer(lm, policy_params):

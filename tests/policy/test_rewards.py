@@ -10,6 +10,7 @@ from minirec.policy.rewards import (
     Grounded,
     Tasks,
     Written,
+    answered_scores,
     reward_completions,
     try_reward,
 )
@@ -78,6 +79,12 @@ def test_a_completion_from_logits_that_are_not_finite_earns_nothing():
     found = rewarded(['0"', '0"', ""], [True, False, False])
     assert found.failure == [None, "not_finite", "not_finite"]
     assert found.reward.tolist() == [1, 0, 0]
+
+
+def test_without_an_answer_nothing_is_recommended():
+    written = Written(['0"', "", '2"'])
+    scores = answered_scores(policy().ground(written), [True, True, False])
+    assert scores.tolist() == [[1, 0, 0, 0], [-np.inf] * 4, [-np.inf] * 4]
 
 
 @pytest.mark.parametrize(

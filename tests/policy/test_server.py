@@ -41,8 +41,8 @@ def tokenizer(policy_model):
 
 
 @pytest.fixture(scope="module")
-def ends(tokenizer, policy_params):
-    return end_tokens(tokenizer, policy_params.prompt)
+def ends(policy_model, tokenizer, policy_params):
+    return end_tokens(policy_model, tokenizer, policy_params.prompt)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -62,6 +62,10 @@ def test_novelty_worked_out_by_hand():
     assert novelty(top, [4, 2, 1, 0], k=2).tolist() == pytest.approx(expected)
     # a ranking may hold fewer than k items
     assert novelty(top, [4, 2, 1, 1], k=5)[0] == pytest.approx(1.5)
+    # and none where there was no answer, first, last or in between
+    none = np.array([], dtype=int)
+    found = novelty([none, np.array([0]), none, np.array([3]), none], [4, 2, 1, 1], k=2)
+    assert found.tolist() == [0, 1, 0, 3, 0]
 
 
 def test_coverage_counts_an_item_once():

@@ -7,6 +7,7 @@ import torch
 
 from minirec.errors import InputError
 from minirec.policy.loading import get_adapter
+from minirec.policy.packed_rows import packed_log_probs
 from minirec.policy.params import GRPOParams, PaceParams
 from minirec.policy.rewards import Tasks
 from minirec.policy.rollouts import sample_completions
@@ -187,6 +188,39 @@ def test_equal_seeds_give_equal_adapters(learner, curriculum, prompts, items):
     after, again = get_adapter(one.lm)["tensors"], get_adapter(same.lm)["tensors"]
     assert all(torch.equal(after[name], again[name]) for name in after)
     assert any(not torch.equal(after[name], before[name]) for name in after)
+
+
+def test_a_prompt_is_read_once_in_a_step_of_several_parts(
+    learner, curriculum, prompts, items, monkeypatch
+):
+    read = []
+
+    def spy(lm, prompts, *args):
+        read.append(len(prompts))
+        return packed_log_probs(lm, prompts, *args)
+
+    monkeypatch.setattr(packed_trainer, "packed_log_probs", spy)
+    parts = PARAMS.model_copy(update={"gradient_accumulation_steps": 2})
+    train(learner(), curriculum, prompts, items, params=parts)
+    assert read == [1] * 6  # two parts in each of three steps, of one group each
+
+
+def test_completions_broken_off_earn_nothing(
+    learner, curriculum, prompts, items, monkeypatch
+):
+    def broken(*args, **kwargs):
+        groups = sample_completions(*args, **kwargs)
+        return [[c._replace(finite=False) for c in group] for group in groups]
+
+    monkeypatch.setattr(grpo, "sample_completions", broken)
+    training = train(learner(), curriculum, prompts, items)
+    assert training.log["reward"].tolist() == [0, 0, 0]
+
+
+def test_training_that_diverges_is_told(learner, curriculum, prompts, items):
+    wild = PARAMS.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(InputError, match=r"test: the adapter holds .* lower grpo"):
+        train(learner(), curriculum, prompts, items, params=wild)
 
 
 def test_training_raises_the_reward(learner, prompts, items):

@@ -250,15 +250,6 @@ def test_settings_without_a_meaning_are_refused(given, message):
         settings(**given)
 
 
-def test_rewards_are_compared_within_a_group():
-    rewards = np.array([[0.0, 1.0, 0.5], [0.1, 0.1, 0.1]])
-    found = item_grpo.advantages_of(rewards, "group")
-    np.testing.assert_allclose(found[0], [-1, 1, 0], atol=1e-3)
-    assert found[1].tolist() == [0, 0, 0]
-    plain = item_grpo.advantages_of(rewards, "none")
-    np.testing.assert_allclose(plain, [[-0.5, 0.5, 0], [0, 0, 0]])
-
-
 @pytest.fixture
 def interactions(tiny):
     """Twelve users who go round the catalogue, one item after the next."""

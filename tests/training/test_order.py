@@ -53,8 +53,8 @@ def test_a_stage_that_does_not_rise_is_passed_again(caplog):
         found = drawn(pace, reward=EXPECTED.__getitem__, epochs=2)
     assert found == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 6, 4, 5, 6]
     assert caplog.messages == [
-        "stage 0 ends after 4 prompts: passed 2 times",
-        "stage 1 ends after 8 prompts: passed 2 times",
+        "stage 0 ends after 4 prompts of its own: passed 2 times",
+        "stage 1 ends after 4 prompts of its own: passed 2 times",
     ]
 
 
@@ -70,7 +70,8 @@ def test_a_stage_gives_way_when_its_window_has_risen(caplog):
     with caplog.at_level("INFO"):
         assert drawn(pace, reward) == [0, 1, 0, 1, 2, 3, 2]
     assert caplog.messages == [
-        "stage 0 ends after 4 prompts: its last 3 earned 0.1 more than the proxy did"
+        "stage 0 ends after 4 prompts of its own: its last 3 earned 0.1 more than the "
+        "proxy did"
     ]
 
 

@@ -73,6 +73,18 @@ def test_packed_rows_give_what_trl_computes(trainer, batch):
         torch.testing.assert_close(our, their, atol=1e-4 * scale, rtol=0)
 
 
+def test_a_part_without_a_completion_has_no_gradient(trainer, batch):
+    ids, mask, kept = batch
+    masked = mask.clone()
+    masked[:, -kept:] = 0  # as by mask_truncated_completions, if all were cut
+    log_probs, entropy, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, masked, kept
+    )
+    assert not log_probs.any()
+    assert not entropy.any()
+    assert not any(gradient.any() for gradient in gradients(trainer, log_probs))
+
+
 def test_padding_is_zero(trainer, batch):
     ids, mask, kept = batch
     ours, entropy, _ = trainer._get_per_token_logps_and_entropies(

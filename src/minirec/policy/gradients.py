@@ -36,7 +36,9 @@ GRADIENT = "gradient"
 LOGITS_IN_CACHE = 2**20
 
 
-def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarray]:
+def group_advantages(
+    rewards: Sequence[ArrayLike] | np.ndarray, divided: bool = True
+) -> list[np.ndarray]:
     """Rewards less their prompt's mean, over its standard deviation.
 
     As TRL's GRPO has it: sample standard deviation, 1e-4 added to it. Equal rewards,
@@ -46,6 +48,8 @@ def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarr
     ----------
     rewards
         One array a prompt, of one number a completion.
+    divided
+        Whether the standard deviation divides.
 
     Examples
     --------
@@ -58,8 +62,10 @@ def group_advantages(rewards: Sequence[ArrayLike] | np.ndarray) -> list[np.ndarr
         centred = own - own.mean()
         # equal rewards can differ from their own mean by a rounding error, which
         # would pass for a direction
-        equal = np.ptp(own) == 0
-        out.append(np.zeros(len(own)) if equal else centred / (own.std(ddof=1) + 1e-4))
+        if np.ptp(own) == 0:
+            out.append(np.zeros(len(own)))
+        else:
+            out.append(centred / (own.std(ddof=1) + 1e-4) if divided else centred)
     return out
 
 

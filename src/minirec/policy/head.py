@@ -22,7 +22,7 @@ from minirec.policy.fast_lora import fast_lora
 from minirec.policy.loading import transformer_blocks
 from minirec.policy.packed_rows import count_tokens, pack_rows, read_rows
 from minirec.policy.prompts import marks, render_texts, titles
-from minirec.policy.rewards import Grounded, Written
+from minirec.policy.rewards import Grounded, Written, answered_scores
 from minirec.policy.rollouts import greedy_completions
 from minirec.progress import Progress
 
@@ -129,7 +129,7 @@ class HeadPolicy:
         Returns
         -------
         scores
-            (N, M) cosines; higher is better.
+            (N, M) cosines; higher is better; all -inf where there is no answer.
         completions
             The N texts that the policy wrote.
         """
@@ -137,7 +137,10 @@ class HeadPolicy:
         written = greedy_completions(self.lm, self.tokenizer, prompts, limit)
         tokens = [completion.tokens for completion in written]
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return self.ground(Written(texts, tokens, prompts)).scores, texts
+        finite = [completion.finite for completion in written]
+        return answered_scores(
+            self.ground(Written(texts, tokens, prompts)), finite
+        ), texts
 
     def answered(self, tokens: Sequence[int]) -> list[int]:
         """Return the reasoning in a completion, with the answer mark behind it.

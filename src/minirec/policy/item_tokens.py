@@ -44,6 +44,8 @@ SIZES = (
 
 # prompts that are ranked, or whose hidden states are read, at once
 AT_ONCE = 256
+# scores of items that answers are ranked by at once: 16 MiB in float32
+_SCORES_AT_ONCE = 2**22
 
 _ANEW = "run `kedro run --pipelines score` with the present parameters and items"
 
@@ -551,9 +553,13 @@ def reward_slates(
         key = place * policy.n_items + column
         _, first, place = np.unique(key, return_index=True, return_inverse=True)
     ids = np.asarray(sample_ids)[first // group]
-    scores, targets = tasks.masked(ids, policy.ground(flat[first]))
-    rank = target_rank(scores, targets)
-    earned = checked(reward, rank, scores, targets, ids)
+    rank, earned = np.empty(len(ids), np.int64), np.empty(len(ids))
+    block = max(1, _SCORES_AT_ONCE // policy.n_items)
+    for start in range(0, len(ids), block):
+        own = slice(start, start + block)
+        scores, targets = tasks.masked(ids[own], policy.ground(flat[first[own]]))
+        rank[own] = target_rank(scores, targets)
+        earned[own] = checked(reward, rank[own], scores, targets, ids[own])
     return rank[place].reshape(n, group), earned[place].reshape(n, group)
 
 

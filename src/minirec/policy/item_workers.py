@@ -36,6 +36,7 @@ from minirec.policy.item_tokens import (
     seen_mask,
     slate_log_probs,
 )
+from minirec.policy.memory import ranked_at_once
 from minirec.policy.params import PolicyParams, RankingParams
 from minirec.policy.rewards import Tasks, try_reward
 from minirec.policy.rollouts import PROBING
@@ -334,10 +335,17 @@ def rows_at_once(
     adapter: Adapter, space: str, last_blocks: int | None, memory_gb: float
 ) -> int:
     """Return how many prompts are differentiated at once within the memory."""
+    fit = read_at_once(adapter, memory_gb)
     if space != "weights":
-        return AT_ONCE
+        return fit
     names = gradients.linear_names(adapter, last_blocks)
     # each gradient lies there once, and the largest twice more while it is sketched
     sizes = [adapter["tensors"][name].numel() for name in names]
     each = 4 * (sum(sizes) + 2 * max(sizes))
-    return max(1, min(AT_ONCE, int(memory_gb * 1e9 / each)))
+    return max(1, min(fit, int(memory_gb * 1e9 / each)))
+
+
+def read_at_once(adapter: Adapter, memory_gb: float) -> int:
+    """Return how many prompts are read, and answered, at once within the memory."""
+    n_tokens = len(adapter["tensors"]["model.embed_tokens.weight"])
+    return min(AT_ONCE, ranked_at_once(1, n_tokens, memory_gb))

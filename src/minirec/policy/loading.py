@@ -6,7 +6,7 @@ import ctypes
 import inspect
 import platform
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minirec.errors import InputError, loading
 from minirec.types import Adapter, Model
@@ -94,7 +94,7 @@ def load_model(
             use_safetensors=True,
         )
     _check_architecture(lm)
-    lm.generation_config.eos_token_id = end_tokens(tokenizer, prompt)
+    lm.generation_config.eos_token_id = end_tokens(model, tokenizer, prompt)
     lm.generation_config.pad_token_id = tokenizer.pad_token_id
     lm.eval()
     # The logits of the last token alone are asked of a slice, and a product of a slice
@@ -205,14 +205,17 @@ def check_window(lm: PreTrainedModel | PeftModel, length: int) -> None:
         )
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, prompt: PromptParams) -> list[int]:
+def end_tokens(
+    model: Model, tokenizer: PreTrainedTokenizerBase, prompt: PromptParams
+) -> list[int]:
     """Return, ascending, the ids of the tokens after which an answer is over.
 
-    These are the end token and all tokens whose text holds ``prompt.answer_end`` or a
-    line break: a subword vocabulary has many, such as ``".`` and ``",``. Reasoning
-    before the answer may hold such tokens, so that then the end token alone ends it.
+    These are the end token, those that the model's generation configuration has beside
+    it, and all tokens whose text holds ``prompt.answer_end`` or a line break: a subword
+    vocabulary has many, such as ``".`` and ``",``. Reasoning before the answer may hold
+    such tokens, so that then the former alone end it.
     """
-    ends = {tokenizer.eos_token_id}
+    ends = {tokenizer.eos_token_id, *_ends_of_its_own(model)}
     if not prompt.answer_mark:
         texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
         ends |= {
@@ -221,6 +224,24 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, prompt: PromptParams) -> list
             if prompt.answer_end in text or "\n" in text
         }
     return sorted(ends)
+
+
+def _ends_of_its_own(model: Model) -> list[int]:
+    from transformers import AutoConfig, GenerationConfig
+
+    given: dict[str, Any] = {**model}
+    name = given.pop("pretrained_model_name_or_path")
+    with loading("policy_model", model):
+        try:
+            config = GenerationConfig.from_pretrained(name, **given)
+        except OSError:  # it has none: as transformers does then
+            config = GenerationConfig.from_model_config(
+                AutoConfig.from_pretrained(name, **given, trust_remote_code=False)
+            )
+    ends = config.eos_token_id
+    if ends is None:
+        return []
+    return [ends] if isinstance(ends, int) else ends
 
 
 def new_adapter(lm: PreTrainedModel, lora: LoraParams, seed: int) -> PeftModel:

@@ -371,6 +371,17 @@ DECIDED = {
     "chat_template_kwargs": "policy.prompt.template",
 }
 
+_EACH_STEP = "the table of a training has a row for every step"
+_AS_IT_GOES = "prompts are drawn while training goes on, not ahead of it"
+
+# what no parameter decides, and why it is as it is
+FIXED = {
+    "logging_strategy": _EACH_STEP,
+    "logging_steps": _EACH_STEP,
+    "dataloader_num_workers": _AS_IT_GOES,
+    "dataloader_prefetch_factor": _AS_IT_GOES,
+}
+
 # what TRL's own sampling and vLLM's understand
 OF_SAMPLING = (
     "top_p",
@@ -409,6 +420,10 @@ class GRPOParams(BaseModel):
                 raise InputError(
                     f"grpo.{name} is decided by the parameter {DECIDED[name]}: set "
                     "that one, and leave this out"
+                )
+            if name in FIXED:
+                raise InputError(
+                    f"grpo.{name} cannot be set, since {FIXED[name]}: leave it out"
                 )
             if name in OF_SAMPLING and not others.get("use_vllm"):
                 raise InputError(

@@ -123,10 +123,7 @@ def reward_completions(
     InputError
         As `checked`.
     """
-    grounded, failures = policy.ground(written)
-    if finite is not None:
-        pairs = zip(failures, finite, strict=True)
-        failures = [why if whole else NOT_FINITE for why, whole in pairs]
+    grounded, failures = _with_broken(policy.ground(written), finite)
     scores, targets = tasks.masked(sample_ids, grounded)
     rank = target_rank(scores, targets)
     earned = checked(reward, rank, scores, targets, sample_ids)
@@ -134,6 +131,30 @@ def reward_completions(
     return Outcome(
         np.where(failed, scores.shape[1], rank), np.where(failed, 0.0, earned), failures
     )
+
+
+def answered_scores(grounded: Grounded, finite: Sequence[bool]) -> np.ndarray:
+    """Return the scores (N, M), all -inf where there is no answer.
+
+    Parameters
+    ----------
+    grounded
+        N completions.
+    finite
+        As of `reward_completions`.
+    """
+    scores, failures = _with_broken(grounded, finite)
+    scores[[why is not None for why in failures]] = -np.inf
+    return scores
+
+
+def _with_broken(grounded: Grounded, finite: Sequence[bool] | None) -> Grounded:
+    """Count completions that a logit broke off, too, among those without an answer."""
+    scores, failures = grounded
+    if finite is not None:
+        pairs = zip(failures, finite, strict=True)
+        failures = [why if whole else NOT_FINITE for why, whole in pairs]
+    return Grounded(scores, failures)
 
 
 def checked(

@@ -14,7 +14,7 @@ from minirec.columns import POPULARITY
 from minirec.policy import loading
 from minirec.policy.head import HeadPolicy
 from minirec.policy.prompts import answer, failure
-from minirec.policy.rewards import Grounded, Written
+from minirec.policy.rewards import Grounded, Written, answered_scores
 from minirec.policy.rollouts import greedy_completions
 from minirec.ranking.encoder import encode, load_encoder
 from minirec.ranking.grounding import ground, popularity_prior
@@ -80,15 +80,16 @@ class TextPolicy(TextReader):
         Returns
         -------
         scores
-            (N, M), higher is better.
+            (N, M), higher is better; all -inf where there is no answer.
         completions
-            The N answers.
+            The N texts that the policy wrote.
         """
         limit = self.params.sampling.max_new_tokens
         written = greedy_completions(self.lm, self.tokenizer, prompts, limit)
         tokens = [completion.tokens for completion in written]
-        completions = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return self.ground(Written(completions)).scores, completions
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        finite = [completion.finite for completion in written]
+        return answered_scores(self.ground(Written(texts)), finite), texts
 
     def set_adapter(self, adapter: Adapter) -> None:
         """Replace the values of the adapter."""

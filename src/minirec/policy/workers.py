@@ -158,7 +158,7 @@ def _served(
 ) -> tuple[Callable[..., list[list[Completion]]], TextPolicy]:
     """Return a function that lets a server write, and a policy without a model."""
     tokenizer = loading.load_tokenizer(policy_model)
-    ends = loading.end_tokens(tokenizer, policy.prompt)
+    ends = loading.end_tokens(policy_model, tokenizer, policy.prompt)
     checked = False
 
     def write(

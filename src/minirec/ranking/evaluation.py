@@ -128,7 +128,7 @@ def mean_table(found: Values, draws: int, confidence: float, seed: int) -> pd.Da
     found
         Of `sample_values`.
     draws, confidence, seed
-        As of `minirec.ranking.intervals.bootstrap_mean`; users are drawn.
+        As of `minirec.ranking.intervals.bootstrap_means`; users are drawn.
 
     Returns
     -------

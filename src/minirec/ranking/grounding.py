@@ -129,6 +129,7 @@ def target_rank(
     """Count the items that stand before each row's target.
 
     Ties count against the target: a policy that scores all items alike ranks it last.
+    A target at -inf is not ranked at all, and stands behind all items.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def target_rank(
     Returns
     -------
     ndarray
-        (N,) from 0, the best, to M - 1.
+        (N,) from 0, the best, to M - 1; M of a target that is not ranked.
 
     Raises
     ------
@@ -149,12 +150,12 @@ def target_rank(
 
     Examples
     --------
-    >>> target_rank(np.array([[0.3, 0.9, 0.3]]), np.array([0]))
-    array([2])
+    >>> target_rank(np.array([[0.3, 0.9, 0.3], [-np.inf] * 3]), np.array([0, 0]))
+    array([2, 3])
     """
     _refuse_nan(scores)
     own = scores[np.arange(len(scores)), targets]
-    return (scores >= own[:, None]).sum(axis=1) - 1
+    return (scores >= own[:, None]).sum(axis=1) - (own > -np.inf)
 
 
 def top_items(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:

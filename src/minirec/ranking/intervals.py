@@ -1,66 +1,12 @@
 """How sure a mean over users is, and a difference of two."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minirec.arrays import finite_vector
 from minirec.errors import InputError
 
 # users drawn at once: 8 MiB
 _BLOCK = 2**20
-
-
-class Interval(NamedTuple):
-    """A mean and the ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap_mean(
-    values: ArrayLike,
-    draws: int,
-    confidence: float,
-    seed: int,
-    groups: ArrayLike | None = None,
-) -> Interval:
-    """Return the mean of the values with its percentile bootstrap interval.
-
-    Each draw takes as many users as there are, with replacement, and the mean over all
-    their samples; the interval holds the middle ``confidence`` of these means. Source:
-    B. Efron, "Bootstrap methods: another look at the jackknife" (1979).
-
-    Parameters
-    ----------
-    values
-        (N,) one number a sample.
-    draws
-        Number of draws, at least 1.
-    confidence
-        Share of the draws inside the interval, between 0 and 1.
-    seed
-        Seed of the draws.
-    groups
-        (N,) the user of each sample: samples of a user are drawn together, as they
-        are not independent. None takes each sample as a user of its own.
-
-    Raises
-    ------
-    InputError
-        If there are no values, one is not finite, ``groups`` has another length, or
-        ``draws`` or ``confidence`` is out of range.
-
-    Examples
-    --------
-    >>> bootstrap_mean([1, 1, 1], draws=100, confidence=0.95, seed=0)
-    Interval(mean=1.0, low=1.0, high=1.0)
-    """
-    samples = finite_vector(values, "values")
-    means = bootstrap_means(samples[:, None], draws, seed, groups)
-    return Interval(float(samples.mean()), *interval(means[:, 0], confidence))
 
 
 def bootstrap_means(
@@ -71,8 +17,10 @@ def bootstrap_means(
 ) -> NDArray[np.float64]:
     """Return the means of K columns in each of B draws of users.
 
-    All columns share a draw, so that differences of their means are those of a paired
-    bootstrap.
+    Each draw takes as many users as there are, with replacement, and the mean over all
+    their samples. All columns share a draw, so that differences of their means are
+    those of a paired bootstrap. Source: B. Efron, "Bootstrap methods: another look at
+    the jackknife" (1979).
 
     Parameters
     ----------
@@ -80,8 +28,11 @@ def bootstrap_means(
         (N, K), a row a sample.
     draws
         B, at least 1.
-    seed, groups
-        As in `bootstrap_mean`.
+    seed
+        Of the draws.
+    groups
+        (N,) the user of each sample: samples of a user are drawn together, as they
+        are not independent. None takes each sample as a user of its own.
 
     Returns
     -------
@@ -131,7 +82,7 @@ def bootstrap_means_over_seeds(
     seed
         Of the draws.
     groups
-        (N,) the user of each sample, as in `bootstrap_mean`.
+        (N,) the user of each sample, as in `bootstrap_means`.
 
     Returns
     -------

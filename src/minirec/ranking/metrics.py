@@ -167,7 +167,8 @@ def novelty(
     Returns
     -------
     ndarray
-        (N,), at least 0; higher is more novel, which need not be better.
+        (N,), at least 0; higher is more novel, which need not be better. 0 for a user
+        without items.
 
     Raises
     ------
@@ -183,9 +184,11 @@ def novelty(
     chosen = np.maximum(np.asarray(popularity, dtype=np.float64), 1)
     bits = np.log2(chosen.sum()) - np.log2(chosen)
     shown = [columns[:k] for columns in top]
-    starts = np.cumsum([0, *map(len, shown[:-1])])
     sizes = np.array([len(columns) for columns in shown])
-    return np.add.reduceat(bits[np.concatenate(shown)], starts) / sizes
+    user = np.arange(len(shown)).repeat(sizes)
+    columns = np.concatenate(shown).astype(np.int64)  # float64 of empty ones alone
+    sums = np.bincount(user, weights=bits[columns], minlength=len(shown))
+    return sums / np.maximum(sizes, 1)
 
 
 def coverage(top: Sequence[NDArray[np.integer]], n_items: int, k: int) -> float:

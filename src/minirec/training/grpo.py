@@ -162,7 +162,8 @@ def train_grpo(
     Raises
     ------
     InputError
-        If the last checkpoint is damaged, TRL refuses a setting, or the reward fails.
+        If the last checkpoint is damaged, TRL refuses a setting, the reward fails, or
+        training diverges.
     RuntimeError
         If TRL consumed the prompts in another order than they were drawn in.
     """
@@ -201,6 +202,7 @@ def train_grpo(
             logger.info("%s goes on behind %s", label, last)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     policy.lm.eval()
+    _check_finite(policy, label)
     for _ in order:  # of a training that was over, nothing has been drawn yet
         pass
     seen = [ids[position] for position, _ in earned]
@@ -231,6 +233,17 @@ def _drawing(
     ):
         drawn.append(ids[position])
         yield position
+
+
+def _check_finite(policy: Policy, label: str) -> None:
+    import torch
+
+    tensors = get_adapter(policy.lm)["tensors"].values()
+    if not all(torch.isfinite(own).all() for own in tensors):
+        raise InputError(
+            f"{label}: the adapter holds numbers that are not finite after training, "
+            "which has diverged: lower grpo.learning_rate"
+        )
 
 
 def _check_order(seen: list[int], drawn: list[int], n: int) -> None:
@@ -273,10 +286,11 @@ def _judge(
         completions: list[str],
         completion_ids: list[list[int]],
         sample_id: list[int],
+        finite: list[bool] | None = None,  # of `_rollouts`; vLLM does not say
         **_: Any,
     ) -> list[float]:
         written = Written(completions, completion_ids, prompts)
-        outcome = reward_completions(policy, tasks, reward, sample_id, written)
+        outcome = reward_completions(policy, tasks, reward, sample_id, written, finite)
         means = outcome.reward.reshape(-1, group).mean(axis=1).tolist()
         positions = [place[s] for s in sample_id[::group]]
         earned.extend(gather_object(list(zip(positions, means, strict=True))))
@@ -377,7 +391,7 @@ def _rollouts(
                 "logprobs": drawn_ones,
             }
         policy.lm.eval()
-        completions = sample_completions(
+        groups = sample_completions(
             policy.lm,
             policy.tokenizer,
             unique,
@@ -387,15 +401,16 @@ def _rollouts(
             temperature=policy.params.sampling.temperature,
         )
         policy.lm.train()
+        completions = [written for own in groups for written in own]
         return {
             "prompt_ids": repeated,
+            # TRL wants a token of each, also where no logit was finite
             "completion_ids": [
-                # TRL wants a token of each, also where no logit was finite
                 written.tokens or [policy.tokenizer.eos_token_id]
-                for group_ in completions
-                for written in group_
+                for written in completions
             ],
             "logprobs": None,
+            "finite": [written.finite for written in completions],
         }
 
     return rollout

@@ -80,7 +80,7 @@ class HeadGRPOTrainer(PackedGRPOTrainer):
         output["best"] = best.flatten()
         output["n_best"] = best.sum()
         output["target"] = targets
-        # in each row, since TRL shuffles rows and cuts them into parts
+        # in each row, since TRL cuts rows into parts
         output["targets_of_step"] = of_step.expand(len(targets), -1)
         return output
 

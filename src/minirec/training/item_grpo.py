@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from minirec.columns import MEAN_REWARD, PROMPT, SAMPLE_ID, STAGE
+from minirec.policy.gradients import group_advantages
 from minirec.policy.item_tokens import (
     AT_ONCE,
     ItemPolicy,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from minirec.ranking.rewards import Reward
     from minirec.types import Adapter
 
-# what is added to a standard deviation before it divides, as TRL does
-EPSILON = 1e-4
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +243,8 @@ def _step(
         range(settings.num_generations),
     )
     _, rewards = reward_slates(policy, tasks, reward, samples, slates.numpy())
-    advantages = torch.from_numpy(advantages_of(rewards, settings.scale_rewards))
+    divided = settings.scale_rewards == "group"
+    advantages = torch.from_numpy(np.stack(group_advantages(rewards, divided)))
     loss, kl = step_loss(
         log_probs,
         slates.to(lm.device),
@@ -313,20 +313,6 @@ def _keep(
         earned,
         {},
     )
-
-
-def advantages_of(rewards: np.ndarray, scale: str) -> np.ndarray:
-    """Return rewards (N, G) less their row's mean, over its standard deviation.
-
-    As `minirec.policy.gradients.group_advantages`; with ``scale`` ``none`` the
-    standard deviation does not divide.
-    """
-    centred = rewards - rewards.mean(1, keepdims=True)
-    # equal rewards can differ from their mean by a rounding error
-    centred[np.ptp(rewards, 1) == 0] = 0
-    if scale == "none":
-        return centred
-    return centred / (rewards.std(1, ddof=1, keepdims=True) + EPSILON)
 
 
 def step_loss(

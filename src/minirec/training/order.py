@@ -91,6 +91,7 @@ def _paced(
     for number in np.unique(stage):
         own = np.flatnonzero(stage == number).tolist()
         most = n if number == last else len(own) * pace.max_passes
+        begin = drawn
         why = f"passed {pace.max_passes} times"
         for turn in range(most):
             if drawn == n:
@@ -106,7 +107,12 @@ def _paced(
             yield own[turn % len(own)]
             drawn += 1
         if number != last:
-            logger.info("stage %d ends after %d prompts: %s", number, drawn, why)
+            logger.info(
+                "stage %d ends after %d prompts of its own: %s",
+                number,
+                drawn - begin,
+                why,
+            )
 
 
 def check_pace(stages: ArrayLike, pace: PaceParams | None) -> None:

@@ -4,6 +4,7 @@ Imported by the function that trains, since TRL takes seconds to import.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
 from minirec import costs
@@ -65,6 +67,12 @@ class PackedGRPOTrainer(GRPOTrainer):
             theirs.repeat_count,
             shuffle=False,
         )
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        # of a group that is scattered over the parts of a step, each part would read
+        # the prompt again
+        with _in_order():
+            return super()._prepare_inputs(generation_batch)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         assert self.checkpoints is not None, "save_strategy is no, unless it is given"
@@ -147,12 +155,26 @@ class PackedGRPOTrainer(GRPOTrainer):
 
         packed = read() if policy is model else _through(model, policy, read)
         order = [row for rows in groups.values() for row in rows]
-        at = torch.tensor([(r, c) for r in order for c in range(len(completions[r]))])
+        at = torch.tensor(
+            [(r, c) for r in order for c in range(len(completions[r]))],
+            dtype=torch.long,
+        ).reshape(-1, 2)  # also where TRL has masked every completion of a part
         shape = (len(input_ids), logits_to_keep)
         place = tuple(at.T.to(packed.log_prob.device))
         log_probs = packed.log_prob.new_zeros(shape).index_put(place, packed.log_prob)
         entropies = packed.log_prob.new_zeros(shape).index_put(place, packed.entropy)
         return log_probs, entropies, None
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Let TRL cut a step's completions into parts as they come, without a shuffle."""
+    theirs = grpo_trainer.shuffle_sequence_dict
+    grpo_trainer.shuffle_sequence_dict = lambda seq_dict: seq_dict
+    try:
+        yield
+    finally:
+        grpo_trainer.shuffle_sequence_dict = theirs
 
 
 def _through(

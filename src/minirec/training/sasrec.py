@@ -157,7 +157,7 @@ def train_sasrec(
     item in a piece has from 1 to ``window`` before it, half of that on average.
 
     Where an epoch would take more than ``steps`` steps it reads fewer histories, drawn
-    anew each epoch, whole but for what the last step would exceed.
+    anew each epoch, and leaves out the batches that are still too many.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def _batches(
     """
     order = noise.permutation(len(sequences))
     targets = np.array([len(sequences[i]) - 1 for i in order])
-    # of none more pieces are cut than `steps` can read
+    # each gives at least so many: of further histories no piece would be read
     pieces = np.cumsum(-(-targets // window))
     enough = order[: np.searchsorted(pieces, steps * batch_size) + 1]
     pairs = [np.stack([sequences[i][:-1], sequences[i][1:]], axis=1) for i in enough]

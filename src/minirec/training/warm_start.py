@@ -39,12 +39,21 @@ def teach_answers(
 
     disable_progress_bars()  # of its preparation, a moment's work
     title = titles(items, *marks(prompt, tokenizer))
+    answers = [
+        f"{prompt.answer_mark}{title[item]}{prompt.answer_end}{tokenizer.eos_token}"
+        for item in prompts[TARGET_ITEM_ID]
+    ]
+    # As when it answers: the rendered prompt has its special tokens already, and what
+    # is written begins with a token of its own.
+    read, written = (
+        tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for texts in (prompts[PROMPT].tolist(), answers)
+    )
     data = Dataset.from_dict(
         {
-            "prompt": prompts[PROMPT].tolist(),
-            "completion": [
-                f"{prompt.answer_mark}{title[item]}{prompt.answer_end}"
-                for item in prompts[TARGET_ITEM_ID]
+            "input_ids": [p + a for p, a in zip(read, written, strict=True)],
+            "completion_mask": [
+                [0] * len(p) + [1] * len(a) for p, a in zip(read, written, strict=True)
             ],
         }
     )

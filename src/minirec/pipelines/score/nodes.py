@@ -278,10 +278,11 @@ def _probed_at_once(
 ) -> int:
     """Return how many prompts are answered at once; refuse a proxy that does not fit."""
     if policy.kind == "item_tokens":
-        from minirec.policy.item_tokens import AT_ONCE, check_weights
+        from minirec.policy.item_tokens import check_weights
+        from minirec.policy.item_workers import read_at_once
 
         check_weights(proxy_adapter, policy, items)
-        return probe.batch_size or AT_ONCE
+        return probe.batch_size or read_at_once(proxy_adapter, memory_gb)
     from minirec.policy.memory import prompts_at_once, ranked_at_once
 
     if probe.server is not None:

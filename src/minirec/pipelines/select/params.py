@@ -71,7 +71,8 @@ class CurriculumParams(Params):
     order: str
     """Dotted path of the function that orders the chosen samples."""
     n_stages: int = Field(ge=1)
-    """Parts, from easy to hard, of about as many samples; at most ``select.size``."""
+    """Parts of equally many samples, the remainder in the last, in the order of
+    training; at most ``select.size``."""
 
     @field_validator("order")
     @classmethod
