@@ -172,6 +172,7 @@ def train(
 @click.option("--repeats", default=1, show_default=True, help="Runs of each trainer.")
 @click.option("--prompts", default=4, show_default=True, help="Of a step.")
 @click.option("--group", default=4, show_default=True, help="Completions of a prompt.")
+@click.option("--parts", default=1, show_default=True, help="That a step is cut into.")
 @click.option("--limit", default=24, show_default=True, help="Tokens of a completion.")
 @click.option("--exact/--no-exact", default=True, help="Compare with float64.")
 @click.option("--env", help="An environment of the project.")
@@ -181,6 +182,7 @@ def main(
     repeats: int,
     prompts: int,
     group: int,
+    parts: int,
     limit: int,
     exact: bool,
     env: str | None,
@@ -201,7 +203,9 @@ def main(
     settings = settings.model_copy(
         update={
             "prompts_per_step": prompts,
-            "grpo": settings.grpo.model_copy(update={"num_generations": group}),
+            "grpo": settings.grpo.model_copy(
+                update={"num_generations": group, "gradient_accumulation_steps": parts}
+            ),
         }
     )
     sampling = params.policy.sampling.model_copy(update={"max_new_tokens": limit})
