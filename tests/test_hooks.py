@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise, permutations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -114,7 +115,14 @@ def ask_a_server(scores):
     return scores
 
 
-@pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(max_workers=2)])
+RUNNERS = [
+    SequentialRunner(),
+    SequentialRunner(is_async=True),
+    ThreadRunner(max_workers=2),
+]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_costs_hold_what_each_nodes_models_did(tmp_path, runner):
     catalog = make_catalog(tmp_path)
     first = node(work, "raw", "scores", name="score", tags="score")
@@ -137,7 +145,23 @@ def tell(selection, costs):
     return costs.drop(columns="finished_at")
 
 
+def work_in_parts(raw):
+    for _ in range(3):
+        costs.add(tokens_read=2)
+        yield raw
+
+
+# Kedro refuses such nodes where it loads and saves asynchronously
 @pytest.mark.parametrize("runner", [SequentialRunner(), ThreadRunner(max_workers=2)])
+def test_a_node_that_saves_in_parts_costs_what_all_of_them_did(tmp_path, runner):
+    catalog = make_catalog(tmp_path)
+    first = node(work_in_parts, "raw", "scores", name="score", tags="score")
+    run(Pipeline([first, select_node]), catalog, CostHook(), runner)
+    kept = catalog.load("costs").set_index("node")["tokens_read"]
+    assert kept.to_dict() == {"score": 6, "select": 0}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_a_node_that_reads_costs_is_told_what_this_run_took_so_far(tmp_path, runner):
     catalog = make_catalog(tmp_path, ("scores", "selection", "told", "costs"))
     catalog["costs"] = CostsDataset(
@@ -358,6 +382,7 @@ class Loader(dict):
     """Configuration by its kind, as Kedro's loader gives it."""
 
     conf_source = "nowhere"
+    config_patterns: ClassVar = {"catalog": ["catalog*", "catalog*/**", "**/catalog*"]}
 
     def __missing__(self, kind):
         return {}
@@ -389,7 +414,12 @@ def test_an_environment_in_place_of_conf_local_is_told(
     assert caplog.text.count(said) == told
 
 
-def test_an_environment_does_not_replace_the_tables_of_conf_local(parameters, tmp_path):
+@pytest.mark.parametrize(
+    "entries", ["catalog.yml", "catalog_own.yaml", "catalog/own.json"]
+)
+def test_an_environment_does_not_replace_the_tables_of_conf_local(
+    parameters, tmp_path, entries
+):
     loader = Loader(parameters=parameters, globals={"data": "data"})
     loader.conf_source = str(tmp_path)
     context = SimpleNamespace(config_loader=loader, env="ray")
@@ -398,7 +428,8 @@ def test_an_environment_does_not_replace_the_tables_of_conf_local(parameters, tm
     (tmp_path / "base" / "globals.yml").write_text("data: data\n")
     (tmp_path / "local" / "parameters.yml").touch()
     InputHook().after_context_created(context=context)
-    (tmp_path / "local" / "catalog.yml").touch()
+    (tmp_path / "local" / entries).parent.mkdir(exist_ok=True)
+    (tmp_path / "local" / entries).touch()
     with pytest.raises(
         InputError, match=r"--env ray does not read, and .* lie in data:"
     ):

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import inspect
 import logging
 import os
 import resource
@@ -16,6 +17,7 @@ from time import perf_counter
 from typing import Any
 
 import pandas as pd
+from fsspec.implementations.local import LocalFileSystem
 from ibis.common.exceptions import IbisError
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -76,7 +78,7 @@ class InputHook:
         given = context.config_loader["parameters"]
         self.checked: Parameters = check_parameters(given)
         arms = self.checked.experiment
-        if arms is not None and arms.data is None:
+        if arms.data is None:
             name = name_of(context.config_loader["catalog"].get("raw_interactions", {}))
             named = arms.model_copy(update={"data": name})
             self.checked = self.checked.model_copy(update={"experiment": named})
@@ -168,12 +170,18 @@ def _tell_what_is_left_out(context: KedroContext) -> None:
         If conf/local has a catalog, and the environment's tables would replace those
         that were made with it.
     """
-    loader = context.config_loader
+    loader: Any = context.config_loader
     conf = Path(loader.conf_source)
-    if context.env in (None, "local") or not any((conf / "local").rglob("*.yml")):
+    local = conf / "local"
+    if context.env in (None, "local") or not _config_files(local, "**/*"):
         return
     data = OmegaConf.load(conf / "base" / "globals.yml").data
-    if any((conf / "local").glob("catalog*.yml")) and loader["globals"]["data"] == data:
+    tables = [
+        each
+        for pattern in loader.config_patterns["catalog"]
+        for each in _config_files(local, pattern)
+    ]
+    if tables and loader["globals"]["data"] == data:
         raise InputError(
             f"conf/local has a catalog, which --env {context.env} does not read, and "
             f"the tables of both lie in {data}: leave --env out and copy what you need "
@@ -181,6 +189,12 @@ def _tell_what_is_left_out(context: KedroContext) -> None:
             f"conf/{context.env}/globals.yml"
         )
     logger.warning("conf/local is not read: --env %s takes its place", context.env)
+
+
+def _config_files(folder: Path, pattern: str) -> list[str]:
+    """Return the files that Kedro's configuration loader finds by a pattern of its."""
+    found = LocalFileSystem().glob(f"{folder.as_posix()}/{pattern}")
+    return [path for path in found if path.endswith((".yml", ".yaml", ".json"))]
 
 
 class CostHook:
@@ -209,7 +223,7 @@ class CostHook:
         """Forget the last run of this process, once its costs are saved."""
         self._save_stopped()
         self._running, self._ran = catalog, False
-        for stack in self._counting.values():  # of nodes that failed
+        for stack in self._counting.values():  # of nodes that failed, or save in parts
             stack.close()
         for known in (self._started, self._costs, self._counting, self._rows):
             known.clear()
@@ -223,16 +237,26 @@ class CostHook:
     def before_node_run(
         self, node: Node, catalog: CatalogProtocol
     ) -> dict[str, Any] | None:
-        """Start the clock of a node without inputs; tell what others took so far."""
+        """Count what the node's models do; tell it what others took so far.
+
+        It is here that Kedro is in the thread in which the node runs.
+        """
         self._start(node)
+        self._counting[node.name] = stack = ExitStack()
+        self._costs[node.name] = stack.enter_context(counting())
         self._ran = True
         return {"costs": self._so_far(catalog)} if "costs" in node.inputs else None
 
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Stop the clock at the last output."""
-        if dataset_name == node.outputs[-1]:
+    def after_node_run(self, node: Node) -> None:
+        """Count no longer, unless the node is a generator, whose work comes now."""
+        if not inspect.isgeneratorfunction(node.func):
             self._counting.pop(node.name).close()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Stop the clock at the last output; a generator's at its last part."""
+        if dataset_name == node.outputs[-1]:
             self._rows[node.name] = {
                 "pipeline": pipeline_of(node),
                 "node": node.name,
@@ -267,8 +291,6 @@ class CostHook:
 
     def _start(self, node: Node) -> None:
         if node.name not in self._started:
-            self._counting[node.name] = stack = ExitStack()
-            self._costs[node.name] = stack.enter_context(counting())
             self._started[node.name] = perf_counter()
             logger.info("%s: %s", pipeline_of(node), node.name)
 

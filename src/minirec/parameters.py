@@ -46,7 +46,7 @@ class Parameters(Params, extra="ignore"):
     score: ScoreParams
     select: SelectParams
     train_eval: TrainEvalParams
-    experiment: ExperimentParams | None = None
+    experiment: ExperimentParams
 
     @model_validator(mode="after")
     def draw_enough(self) -> Self:
@@ -202,16 +202,20 @@ def check_arms(parameters: Parameters) -> None:
     Parameters
     ----------
     parameters
-        As `check_parameters` returns them; without an experiment there is no arm.
+        As `check_parameters` returns them.
 
     Raises
     ------
     InputError
-        Naming the arm, its setting, and what is wrong with it.
+        Naming the arm, its setting, and what is wrong with it; or if a server is to
+        write the rollouts, which serves one proxy, while each seed has its own.
     """
-    if parameters.experiment is None:
-        return
-    whole = parameters.model_dump(mode="json", exclude={"experiment"})
+    if parameters.score.probe.server is not None:
+        raise InputError(
+            "score.probe.server serves one proxy, and each seed of an experiment has "
+            "its own: let score.probe.server be null for the pipeline experiment"
+        )
+    whole = parameters.model_dump(mode="json")
     # those that the arms' gradients are to agree with
     whole["preprocess"]["pool"]["valid"] = parameters.experiment.scored_valid
     whole["select"]["compare"] = []  # an experiment compares its arms alone

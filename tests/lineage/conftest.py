@@ -122,11 +122,13 @@ class Project:
         pipeline=None,
         node_hooks=True,
         during=None,
+        session=None,
         **run_params,
     ):
         """Run some nodes, or all; return the names of those that ran, in order.
 
-        `during` is what happens elsewhere when a node has just begun, by its name.
+        `during` is what happens elsewhere when a node has just begun, by its name,
+        and `session` the hook of a run before.
         """
         whole = pipeline or self.pipeline
         chosen = whole.only_nodes(*names) if names else whole
@@ -151,7 +153,7 @@ class Project:
                 (during or {}).get(node.name, bool)()
 
         manager = _create_hook_manager()
-        manager.register(hook.LineageHook())
+        manager.register(session or hook.LineageHook())
         manager.register(Tracker())
         catalog = self.catalog(load_versions)
         about = {

@@ -16,6 +16,7 @@ from kedro.runner import ThreadRunner
 
 from minirec.errors import InputError
 from minirec.lineage import record as record_module
+from minirec.lineage.hook import LineageHook
 from minirec.lineage.record import SUFFIX, Location, read, versions
 
 NODES = ["clean", "shift", "embed", "train", "end"]
@@ -542,6 +543,17 @@ def test_two_runs_do_not_write_the_same_tables(project):
 
     assert said[0].startswith(f"another run writes the tables in {project.folder}")
     assert project.run() == []
+
+
+def test_a_run_that_was_stopped_does_not_stand_in_the_way(project):
+    def stop():
+        raise KeyboardInterrupt
+
+    session = LineageHook()  # as of a notebook, whose lock its next run must not meet
+    project.parameters["rate"] = 0.3
+    with pytest.raises(KeyboardInterrupt):
+        project.run(during={"train": stop}, session=session)
+    assert "train" in project.run(session=session)
 
 
 def test_other_versions_of_packages_are_warned_of(project, caplog, monkeypatch):

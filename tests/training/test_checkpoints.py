@@ -171,5 +171,6 @@ def test_nothing_is_pickled(checkpoint):
 def test_of_other_trainings_nothing_stays(tmp_path):
     for name in ("mine", "other"):
         (tmp_path / name / "step-00000001").mkdir(parents=True)
+    (tmp_path / ".DS_Store").touch()  # a file is no training's
     checkpoints.keep_only(tmp_path / "mine")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", ".DS_Store"}

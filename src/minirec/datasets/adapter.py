@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
-from minirec.datasets.atomic import replacing
+from minirec.datasets.atomic import local, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class AdapterDataset(AbstractVersionedDataset[Adapter, Adapter]):
         version: Version | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version)
+        super().__init__(PurePosixPath(local(filepath)), version)
         self.metadata = metadata
 
     def load(self) -> Adapter:

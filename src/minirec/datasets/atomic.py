@@ -14,7 +14,27 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from kedro.io import DatasetError
+from kedro.io.core import get_protocol_and_path
+
 logger = logging.getLogger(__name__)
+
+
+def local(filepath: str) -> str:
+    """Return the path of a file or folder on this machine.
+
+    Raises
+    ------
+    DatasetError
+        If it lies anywhere else: none could be replaced there in one step.
+    """
+    protocol, path = get_protocol_and_path(filepath)
+    if protocol != "file":
+        raise DatasetError(
+            f"{filepath} is not on this machine, and what MiniRec keeps there it could "
+            "not replace as a whole: name a path of a local or mounted disk"
+        )
+    return path
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from kedro.io import Version
 from kedro_datasets import pandas, plotly, text
 from kedro_datasets._typing import HTMLPreview, TablePreview
 
-from minirec.datasets.atomic import replacing
+from minirec.datasets.atomic import local, replacing
 
 # Kedro-Viz takes a preview for Markdown once it has made it safe, and so may make
 # markup of what a page shows as text. These look alike, and it leaves them alone.
@@ -51,7 +51,7 @@ class WholeFile(ABC):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(  # type: ignore[call-arg]
-            filepath=filepath,
+            filepath=local(filepath),
             load_args=load_args,
             save_args=save_args,
             version=version,
@@ -140,7 +140,7 @@ class WholeText(WholeFile):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super(WholeFile, self).__init__(  # type: ignore[call-arg]
-            filepath=filepath,
+            filepath=local(filepath),
             version=version,
             fs_args={"open_args_load": {"encoding": "utf-8"}},
             metadata=metadata,

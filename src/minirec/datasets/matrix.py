@@ -11,7 +11,7 @@ import numpy as np
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
-from minirec.datasets.atomic import replacing
+from minirec.datasets.atomic import local, replacing
 
 # How safetensors names the types of numpy.
 DTYPES = {
@@ -51,7 +51,7 @@ class MatrixDataset(
         version: Version | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version)
+        super().__init__(PurePosixPath(local(filepath)), version)
         self.metadata = metadata
 
     def load(self) -> dict[str, np.ndarray]:

@@ -245,7 +245,7 @@ class Graph:
         for each in self.upstream(name):
             dataset = self._dataset(each)
             if isinstance(dataset, ModelDataset):
-                found[each] = describe(self._read_from(each, dataset))
+                found[each] = describe(self._read_from(dataset))
             elif isinstance(dataset, AdapterDataset):
                 found[each] = (self.content(each) or "missing")[:12]
         return dict(sorted(found.items()))
@@ -419,14 +419,14 @@ class Graph:
         if _plain(name) in self.makers:
             apart = _OF_ENGINES | {"type"}
             return {k: v for k, v in _entry(dataset).items() if k not in apart}
-        found = self._read_from(name, dataset)
+        found = self._read_from(dataset)
         if not any(part in found for part in _OF_FILES) and found == {
             part: value for part, value in known.items() if part not in _OF_FILES
         }:
             return dict(known)  # what is not there any more has not changed
         return found
 
-    def _read_from(self, name: str, dataset: AbstractDataset) -> dict[str, Any]:
+    def _read_from(self, dataset: AbstractDataset) -> dict[str, Any]:
         where, entry = location(dataset), _entry(dataset)
         identity = getattr(dataset, "identity", None)
         if identity is not None:

@@ -65,6 +65,8 @@ class LineageHook:
             if another run writes the same tables, or a table cannot be written.
         """
         pinned = (run_params["load_versions"] or {}).keys()
+        # of a run of this process that was stopped by Ctrl-C Kedro told no hook
+        self._end(catalog)
         try:
             graph = self._graph = graph_of(catalog, [pipeline], pinned)
             self._commit, self._reading = record.git_commit(), {}

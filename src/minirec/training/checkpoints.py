@@ -153,7 +153,8 @@ def last_of(folder: Path) -> Path | None:
 
 def keep_only(folder: Path) -> None:
     """Remove the folders of other trainings that lie beside this one's."""
-    _remove(other for other in folder.parent.glob("*") if other != folder)
+    others = (other for other in folder.parent.glob("*") if other.is_dir())
+    _remove(other for other in others if other != folder)
 
 
 def _remove(folders: Iterable[Path]) -> None:

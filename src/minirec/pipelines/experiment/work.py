@@ -40,7 +40,6 @@ from minirec.columns import (
     VALID,
     VALUE,
 )
-from minirec.errors import InputError
 from minirec.execution.fingerprint import fingerprint, of_model
 from minirec.execution.params import ExecutionParams
 from minirec.functions import function_at
@@ -48,7 +47,7 @@ from minirec.lineage.code import Code
 from minirec.pipelines.experiment.kept import Kept, Spent, forget, keep
 from minirec.pipelines.experiment.params import ArmSettings
 from minirec.pipelines.score import nodes as score
-from minirec.pipelines.score.params import ScoreParams
+from minirec.pipelines.score.params import GradientParams, ProbeParams, ScoreParams
 from minirec.pipelines.select import nodes as select
 from minirec.pipelines.train_eval.nodes import rank_prompts
 from minirec.pipelines.train_eval.params import TrainParams
@@ -448,9 +447,12 @@ class Folders:
         proxy = self._named(
             "proxy", score.train_proxy, initial, proxy=params.proxy, **rewards
         )
-        probe = params.probe.model_dump(mode="json", exclude={"server"})
         rollouts = self._named(
-            "rollouts", score.probe_rewards, proxy, probe=probe, **rewards
+            "rollouts",
+            score.probe_rewards,
+            proxy,
+            probe=_without_batch_size(params.probe),
+            **rewards,
         )
         return Keys(
             initial,
@@ -460,7 +462,7 @@ class Folders:
                 "gradients",
                 score.collect_gradients,
                 rollouts,
-                gradients=params.gradients,
+                gradients=_without_batch_size(params.gradients),
             ),
             self._named("embeddings", score.embed_samples, initial),
         )
@@ -513,6 +515,11 @@ class Folders:
         return Run(label, seed, split, shared, curriculum, trained, ranks, params)
 
 
+def _without_batch_size(params: ProbeParams | GradientParams | None) -> Any:
+    """Return all parameters but the one that changes memory and time alone."""
+    return params and params.model_dump(mode="json", exclude={"batch_size"})
+
+
 def costs_of(run: Run) -> dict[str, Spent]:
     """Return what an arm cost, part by part; of what arms share, what it needs."""
     if run.curriculum is None:
@@ -537,13 +544,3 @@ def forget_training(runs: list[Run], kept: list[Run]) -> None:
     for run in runs:
         if run.curriculum is not None and run.trained not in wanted:
             forget(run.trained)
-
-
-def check_prompts(given: Given, size: int | None, where: str) -> None:
-    """Refuse to choose more than there are."""
-    pool = int((given.prompts[SPLIT] == TRAIN).sum())
-    if size is not None and size > pool:
-        raise InputError(
-            f"{where}: select.size is {size}, and the pool has {pool}: lower it, or "
-            "raise preprocess.pool.train"
-        )

@@ -94,6 +94,7 @@ def load_reward(project: str | Path, env: str | None = None) -> Reward:
     from kedro.framework.session import KedroSession
     from kedro.framework.startup import bootstrap_project
 
+    from minirec.commands import kedro_run
     from minirec.lineage.project import graph_of
 
     with chdir(project):  # where paths of parameters and models begin
@@ -102,10 +103,9 @@ def load_reward(project: str | Path, env: str | None = None) -> Reward:
         for doubt, names in (
             graph_of(catalog).doubts(["items", "item_embeddings"]).items()
         ):
-            raise InputError(
-                f"{doubt.sentence(*names)}: run `kedro run --only-missing-outputs` in "
-                f"{project}"
-            )
+            run = {"env": env, "runtime_params": None}
+            command = kedro_run(["all"], run, "--only-missing-outputs")
+            raise InputError(f"{doubt.sentence(*names)}: run `{command}` in {project}")
         return make_reward(
             catalog.load("items"),
             catalog.load("item_embeddings"),
