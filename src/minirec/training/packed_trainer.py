@@ -16,7 +16,7 @@ from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
 from minirec import costs
-from minirec.policy.fast_lora import replaced
+from minirec.policy.fast_lora import fast_lora, replaced
 from minirec.policy.loading import get_adapter, set_adapter
 from minirec.policy.packed_rows import TokenLogProbs, packed_log_probs
 from minirec.training import checkpoints
@@ -67,6 +67,11 @@ class PackedGRPOTrainer(GRPOTrainer):
             theirs.repeat_count,
             shuffle=False,
         )
+
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Let TRL take its step, forward and backward, with `fast_lora`."""
+        with fast_lora(self.accelerator.unwrap_model(model)):
+            return super().training_step(model, *args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         # of a group that is scattered over the parts of a step, each part would read
